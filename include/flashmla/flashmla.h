@@ -1,0 +1,20 @@
+// Attention for multi-head latent attention (MLA): everything that the library offers.
+#pragma once
+
+#include "flashmla/append_kv.h"
+#include "flashmla/dense_decode.h"
+#include "flashmla/dequantize_kv.h"
+#include "flashmla/error.h"
+#include "flashmla/execution.h"
+#include "flashmla/fields.h"
+#include "flashmla/kernels.h"
+#include "flashmla/kv_format.h"
+#include "flashmla/merge_states.h"
+#include "flashmla/mha_backward.h"
+#include "flashmla/mha_forward.h"
+#include "flashmla/operations.h"
+#include "flashmla/quantize_kv.h"
+#include "flashmla/schedule.h"
+#include "flashmla/sparse_decode.h"
+#include "flashmla/sparse_prefill.h"
+#include "flashmla/tensor.h"
