@@ -30,9 +30,9 @@ struct DenseDecode {
   /// `[0, max_blocks * page]`.
   TensorView cache_seqlens;
   /// Optional, both or none: from make_schedule (see schedule.h), i32 `[parts, 8]`.
-  TensorView schedule;
+  TensorView schedule = {};
   /// i32 `[batch + 1]`.
-  TensorView num_splits;
+  TensorView num_splits = {};
   /// Factor of the logits; default `1 / sqrt(d_qk)`.
   std::optional<float> softmax_scale = std::nullopt;
   /// Query `i` of `s_q` sees tokens `t <= cache_seqlens - s_q + i` instead of all.

@@ -14,12 +14,18 @@ namespace flashmla {
 /// DLPack's description of an element type.
 inline DLDataType to_dlpack(DataType type) {
   switch (type) {
-    case DataType::kBf16: return {kDLBfloat, 16, 1};
-    case DataType::kF16: return {kDLFloat, 16, 1};
-    case DataType::kF32: return {kDLFloat, 32, 1};
-    case DataType::kU8: return {kDLUInt, 8, 1};
-    case DataType::kI32: return {kDLInt, 32, 1};
-    case DataType::kI64: return {kDLInt, 64, 1};
+    case DataType::kBf16:
+      return {kDLBfloat, 16, 1};
+    case DataType::kF16:
+      return {kDLFloat, 16, 1};
+    case DataType::kF32:
+      return {kDLFloat, 32, 1};
+    case DataType::kU8:
+      return {kDLUInt, 8, 1};
+    case DataType::kI32:
+      return {kDLInt, 32, 1};
+    case DataType::kI64:
+      return {kDLInt, 64, 1};
   }
   throw Error(ErrorKind::kType, "to_dlpack: unknown element type");
 }

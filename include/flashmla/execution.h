@@ -11,7 +11,7 @@ namespace flashmla {
 /// Passed to `workspace_bytes` and, unchanged but for the workspace, to `run`.
 struct Execution {
   /// Every tensor of the operation lives here.
-  Device device;
+  Device device = {};
 
   /// The CUDA stream to launch on (a `cudaStream_t`); unused on the CPU.
   void* stream = nullptr;
@@ -26,7 +26,7 @@ struct Execution {
 
   /// Name of the backend that must run the operation, for example "reference". Empty: the first
   /// kernel of the table that supports the case.
-  std::string_view backend;
+  std::string_view backend = {};
 
   /// An index outside its range is an error that names tensor, position and value, instead of being
   /// masked. Also switched on by the environment variable FLASHMLA_CHECK=1. On the CPU only -1 in

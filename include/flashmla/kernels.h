@@ -12,7 +12,7 @@ namespace flashmla {
 struct KernelInfo {
   std::string_view operation;  ///< `dense_decode`
   std::string_view backend;    ///< `cpu`
-  std::string_view name;       ///< `cpu/dense_decode`
+  std::string_view name;       ///< `cpu/tiled`
   bool available = false;      ///< this machine can run it
   std::string reason;          ///< why not, or what it would use (`avx512_bf16`)
 };

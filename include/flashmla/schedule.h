@@ -19,11 +19,11 @@ namespace flashmla {
 /// `topk_length` and `extra_topk_length` where given (sparse).
 struct MakeSchedule {
   /// Optional i32 `[batch]`; then `topk` and `extra_topk` are 0.
-  TensorView cache_seqlens;
+  TensorView cache_seqlens = {};
   /// Optional i32 `[batch]`.
-  TensorView topk_length;
+  TensorView topk_length = {};
   /// Optional i32 `[batch]`.
-  TensorView extra_topk_length;
+  TensorView extra_topk_length = {};
   /// Upper bound of every entry of `cache_seqlens`: `max_blocks * page`.
   std::int64_t max_seqlen = 0;
   std::int64_t topk = 0;

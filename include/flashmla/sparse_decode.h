@@ -27,19 +27,19 @@ struct SparseDecode {
   /// i32 `[batch, s_q, topk]`; shared by all heads.
   TensorView indices;
   /// Optional i32 `[batch]`: only the leftmost entries of `indices` count; the rest is never read.
-  TensorView topk_length;
+  TensorView topk_length = {};
   /// Optional f32 `[h_q]`: scales `out` by `exp(lse) / (exp(lse) + exp(attn_sink))`; not `lse`.
-  TensorView attn_sink;
+  TensorView attn_sink = {};
   /// Optional second cache: format and kv heads of `kv_cache`, `[extra_blocks, extra_page, h_kv, row]`.
-  TensorView extra_kv_cache;
+  TensorView extra_kv_cache = {};
   /// i32 `[batch, s_q, extra_topk]`, given together with `extra_kv_cache`.
-  TensorView extra_indices;
+  TensorView extra_indices = {};
   /// Optional i32 `[batch]`.
-  TensorView extra_topk_length;
+  TensorView extra_topk_length = {};
   /// Optional, both or none: from make_schedule (see schedule.h), i32 `[parts, 8]`.
-  TensorView schedule;
+  TensorView schedule = {};
   /// i32 `[batch + 1]`.
-  TensorView num_splits;
+  TensorView num_splits = {};
   /// Factor of the logits; default `1 / sqrt(d_qk)`.
   std::optional<float> softmax_scale = std::nullopt;
   /// As in DenseDecode; counts entries of `indices`, then of `extra_indices`.

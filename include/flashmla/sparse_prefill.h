@@ -22,9 +22,9 @@ struct SparsePrefill {
   /// i32 `[s_q, h_kv, topk]`.
   TensorView indices;
   /// Optional f32 `[h_q]`: scales `out` by `exp(lse) / (exp(lse) + exp(attn_sink))`; not `lse`.
-  TensorView attn_sink;
+  TensorView attn_sink = {};
   /// Optional i32 `[s_q]`: only the leftmost entries of `indices` count; the rest is never read.
-  TensorView topk_length;
+  TensorView topk_length = {};
   /// Factor of the logits; default `1 / sqrt(d_qk)`.
   std::optional<float> softmax_scale = std::nullopt;
   /// Type of `q`, `[s_q, h_q, d_v]`, `d_v <= d_qk`.

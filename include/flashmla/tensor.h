@@ -45,8 +45,8 @@ struct TensorView {
 
   /// A row-major view without gaps. Inputs may be const: no operation writes to an input.
   /// Throws Error for more than kMaxDims dimensions or a negative one.
-  static TensorView contiguous(const void* data, DataType type,
-                               std::initializer_list<std::int64_t> shape, Device device = {});
+  static TensorView contiguous(const void* data, DataType type, std::initializer_list<std::int64_t> shape,
+                               Device device = {});
 
   /// False for a default-constructed view: an optional argument that was not given.
   bool given() const { return data != nullptr || ndim != 0; }

@@ -21,7 +21,7 @@ struct Support {
 template <class Op>
 struct Kernel {
   std::string_view backend;
-  std::string_view name;  ///< `backend/operation`, or more where a backend has several
+  std::string_view name;  ///< backend and algorithm: `cpu/tiled`
   /// Whether this machine can run the kernel at all for tensors on this device.
   Support (*available)(Device device);
   /// Whether the kernel computes this case; `op` has been checked.

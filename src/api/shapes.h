@@ -43,8 +43,13 @@ struct MhaShape {
 template <class Mha>  // MhaForward or MhaBackward
   requires requires(const Mha& op) { op.cu_seqlens_q; }
 MhaShape shape_of(const Mha& op) {
-  return {op.cu_seqlens_q.shape[0] - 1, op.q.shape[0], op.k.shape[0], op.q.shape[1],
-          op.k.shape[1],                op.q.shape[2], op.v.shape[2]};
+  return {op.cu_seqlens_q.shape[0] - 1,
+          op.q.shape[0],
+          op.k.shape[0],
+          op.q.shape[1],
+          op.k.shape[1],
+          op.q.shape[2],
+          op.v.shape[2]};
 }
 
 /// The factor of the logits: as given, or `1 / sqrt(d_qk)`.

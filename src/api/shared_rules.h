@@ -1,0 +1,102 @@
+// Rules that several operations share, each with its message.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "api/message.h"
+#include "flashmla/kv_format.h"
+#include "flashmla/tensor.h"
+
+namespace flashmla {
+
+struct NamedSize {
+  std::string_view name;
+  std::int64_t value;
+};
+
+inline void require_positive(std::string_view operation, std::initializer_list<NamedSize> sizes) {
+  for (const NamedSize& size : sizes) {
+    if (size.value < 1) {
+      fail(ErrorKind::kValue, operation, size.name, " must be at least 1, got ", size.value);
+    }
+  }
+}
+
+inline void require_not_negative(std::string_view operation, NamedSize size) {
+  if (size.value < 0) fail(ErrorKind::kValue, operation, size.name, " must be 0 or more, got ", size.value);
+}
+
+inline void require_grouped_heads(std::string_view operation, std::int64_t h_q, std::int64_t h_kv) {
+  require_positive(operation, {{"h_q", h_q}, {"h_kv", h_kv}});
+  if (h_q % h_kv != 0) {
+    fail(ErrorKind::kValue, operation, "h_q must be a multiple of h_kv, got h_q=", h_q, ", h_kv=", h_kv);
+  }
+}
+
+/// Rows of 16-bit values begin and end at multiples of 16 bytes.
+inline void require_row_width(std::string_view operation, NamedSize width) {
+  require_positive(operation, {width});
+  if (width.value % 8 != 0) {
+    fail(ErrorKind::kValue, operation, width.name, " must be a multiple of 8, got ", width.value);
+  }
+}
+
+/// In MQA mode the value is the first part of the key.
+inline void require_latent_widths(std::string_view operation, std::int64_t d_qk, std::int64_t d_v) {
+  require_row_width(operation, {"d_qk", d_qk});
+  require_row_width(operation, {"d_v", d_v});
+  if (d_v > d_qk) {
+    fail(ErrorKind::kValue, operation, "d_v must be at most d_qk, got d_v=", d_v, ", d_qk=", d_qk);
+  }
+}
+
+inline void require_finite_scale(std::string_view operation, std::optional<float> scale) {
+  if (scale && !std::isfinite(*scale)) {
+    fail(ErrorKind::kValue, operation, "softmax_scale must be finite, got ", *scale);
+  }
+}
+
+inline void require_both_or_none(std::string_view operation, std::string_view a_name, const TensorView& a,
+                                 std::string_view b_name, const TensorView& b) {
+  if (a.given() == b.given()) return;
+  const auto& [given, missing] = a.given() ? std::pair(a_name, b_name) : std::pair(b_name, a_name);
+  fail(ErrorKind::kValue, operation, given, " and ", missing, " must be given together, but ", missing,
+       " is missing");
+}
+
+/// The schedule of a decode operation.
+inline void require_schedule(std::string_view operation, const TensorView& schedule,
+                             const TensorView& num_splits, std::int64_t split_size) {
+  require_both_or_none(operation, "schedule", schedule, "num_splits", num_splits);
+  if (schedule.given()) require_positive(operation, {{"schedule rows", schedule.shape[0]}});
+  require_not_negative(operation, {"split_size", split_size});
+}
+
+/// Format of a cache whose rows hold `d_qk` values.
+inline KvFormat require_format(std::string_view operation, std::string_view name, const TensorView& kv_cache,
+                               std::int64_t d_qk) {
+  const std::optional<KvFormat> format = kv_format_of(kv_cache);
+  if (!format) {
+    fail(ErrorKind::kValue, operation, name, " rows must be ", *kv_row_size(KvFormat::kFp8V32, 576),
+         " bytes (fp8_v32) or ", *kv_row_size(KvFormat::kFp8Model1, 512), " bytes (fp8_model1), got ",
+         kv_cache.shape[3]);
+  }
+  const std::int64_t width = kv_row_width(*format, kv_cache.shape[3]);
+  if (width != d_qk) {
+    fail(ErrorKind::kValue, operation, name, " in format ", name_of(*format), " holds rows of ", width,
+         " values, but d_qk is ", d_qk);
+  }
+  if (kv_cache.type == DataType::kU8 && kv_cache.shape[2] != 1) {
+    fail(ErrorKind::kValue, operation, name, " in format ", name_of(*format), " must have h_kv=1, got ",
+         kv_cache.shape[2]);
+  }
+  return *format;
+}
+
+}  // namespace flashmla

@@ -1,0 +1,42 @@
+// The CPU backend: every operation, vectorized and threaded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "flashmla/execution.h"
+#include "flashmla/operations.h"
+
+namespace flashmla::cpu {
+
+/// Parts of a decode schedule. A constant, so that the bits of a result do not depend on the number of
+/// threads; large enough to keep them busy, small enough that merging partial results stays cheap.
+inline constexpr std::int64_t kScheduleParts = 32;
+
+/// Name of the instruction set that the kernels use on this machine: `avx512_bf16`.
+std::string_view instruction_set();
+
+std::size_t workspace_bytes(const DenseDecode& op, const Execution& on);
+std::size_t workspace_bytes(const SparseDecode& op, const Execution& on);
+std::size_t workspace_bytes(const SparsePrefill& op, const Execution& on);
+std::size_t workspace_bytes(const MhaForward& op, const Execution& on);
+std::size_t workspace_bytes(const MhaBackward& op, const Execution& on);
+std::size_t workspace_bytes(const QuantizeKv& op, const Execution& on);
+std::size_t workspace_bytes(const DequantizeKv& op, const Execution& on);
+std::size_t workspace_bytes(const AppendKv& op, const Execution& on);
+std::size_t workspace_bytes(const MergeStates& op, const Execution& on);
+std::size_t workspace_bytes(const MakeSchedule& op, const Execution& on);
+
+void run(const DenseDecode& op, const Execution& on);
+void run(const SparseDecode& op, const Execution& on);
+void run(const SparsePrefill& op, const Execution& on);
+void run(const MhaForward& op, const Execution& on);
+void run(const MhaBackward& op, const Execution& on);
+void run(const QuantizeKv& op, const Execution& on);
+void run(const DequantizeKv& op, const Execution& on);
+void run(const AppendKv& op, const Execution& on);
+void run(const MergeStates& op, const Execution& on);
+void run(const MakeSchedule& op, const Execution& on);
+
+}  // namespace flashmla::cpu
