@@ -41,6 +41,7 @@ int main() {
 
   // All rows are one: out is one, and lse is 576 / sqrt(576) + log(length).
   for (std::int64_t b = 0; b < batch; ++b) {
-    std::printf("sequence %d: out is bf16 0x%04x, lse is %.4f\n", int(b), out[b * heads * d_v], lse[b * heads]);
+    std::printf("sequence %d: out is bf16 0x%04x, lse is %.4f\n", int(b), out[b * heads * d_v],
+                lse[b * heads]);
   }
 }
