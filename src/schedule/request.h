@@ -1,0 +1,51 @@
+// The schedule request of each operation that uses a schedule.
+#pragma once
+
+#include <cstdint>
+
+#include "flashmla/dense_decode.h"
+#include "flashmla/schedule.h"
+#include "flashmla/sparse_decode.h"
+#include "schedule/schedule.h"
+
+namespace flashmla {
+
+inline LengthsView lengths_of(const TensorView& tensor) {
+  return {tensor.as<const std::int32_t>(), tensor.ndim > 0 ? tensor.strides[0] : 1};
+}
+
+/// `tile`: keys that the kernel handles at a time.
+inline ScheduleRequest schedule_request(const MakeSchedule& op, std::int64_t tile) {
+  return {.cache_seqlens = lengths_of(op.cache_seqlens),
+          .topk_length = lengths_of(op.topk_length),
+          .extra_topk_length = lengths_of(op.extra_topk_length),
+          .batch = op.num_splits.shape[0] - 1,
+          .max_seqlen = op.max_seqlen,
+          .topk = op.topk,
+          .extra_topk = op.extra_topk,
+          .split_size = op.split_size,
+          .parts = op.schedule.shape[0],
+          .tile = tile};
+}
+
+inline ScheduleRequest schedule_request(const DenseDecode& op, std::int64_t parts, std::int64_t tile) {
+  return {.cache_seqlens = lengths_of(op.cache_seqlens),
+          .batch = op.cache_seqlens.shape[0],
+          .max_seqlen = op.block_table.shape[1] * op.kv_cache.shape[1],
+          .split_size = op.split_size,
+          .parts = parts,
+          .tile = tile};
+}
+
+inline ScheduleRequest schedule_request(const SparseDecode& op, std::int64_t parts, std::int64_t tile) {
+  return {.topk_length = lengths_of(op.topk_length),
+          .extra_topk_length = lengths_of(op.extra_topk_length),
+          .batch = op.indices.shape[0],
+          .topk = op.indices.shape[2],
+          .extra_topk = op.extra_indices.given() ? op.extra_indices.shape[2] : 0,
+          .split_size = op.split_size,
+          .parts = parts,
+          .tile = tile};
+}
+
+}  // namespace flashmla
