@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "flashmla/tensor.h"
@@ -31,6 +32,9 @@ struct SafetensorsContent {
 /// header, its JSON, unknown or repeated keys, shapes, offsets, and gaps or overlaps in the data.
 /// Format: https://github.com/huggingface/safetensors.
 SafetensorsContent parse_safetensors(std::span<const std::byte> bytes, const std::string& name);
+
+/// Text from a file as a message may show it: printable ASCII on one line, at most 80 characters.
+std::string printable(std::string_view text);
 
 /// A file mapped into memory for as long as this object lives. The file must not shrink meanwhile.
 class SafetensorsFile {
