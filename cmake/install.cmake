@@ -3,10 +3,16 @@ include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/flashmla)
 
+# Before 1.0 a new minor version may change the interface.
+set_target_properties(
+  flashmla PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 install(DIRECTORY include/flashmla DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS flashmla EXPORT flashmlaTargets)
 install(EXPORT flashmlaTargets NAMESPACE flashmla:: DESTINATION ${package_dir})
-if(TARGET flashmla_cli)
+
+if(FLASHMLA_BUILD_CLI)
+  file(RELATIVE_PATH lib_from_bin ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
+  set_target_properties(flashmla_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${lib_from_bin}")
   install(TARGETS flashmla_cli)
 endif()
 
