@@ -16,6 +16,8 @@
 namespace flashmla::cases {
 namespace {
 
+constexpr DataType kAllTypes[] = {DataType::kBf16, DataType::kF16, DataType::kF32,
+                                  DataType::kU8,   DataType::kI32, DataType::kI64};
 constexpr std::string_view kMha = "mha";
 constexpr std::string_view kDequantized = "dequantized";
 constexpr std::string_view kExpectedPrefix = "expected.";
@@ -281,18 +283,25 @@ class StepBuilder {
     }
   }
 
-  /// The one declared type; of several the expected one, or else that of the first input.
+  /// The one declared type; of several the one that the metadata names (`out_type` for `out`), or the
+  /// expected one, or that of the first input.
   DataType output_type(const DeclaredTensor& field, const TensorView* expected) const {
     std::vector<DataType> allowed;
     for (const std::string_view piece : split(field.types, '|')) {
-      for (const auto type :
-           {DataType::kBf16, DataType::kF16, DataType::kF32, DataType::kU8, DataType::kI32, DataType::kI64}) {
+      for (const DataType type : kAllTypes) {
         if (piece == name_of(type)) allowed.push_back(type);
       }
       const auto same = views_.find(piece);
       if (same != views_.end() && !same->second.empty()) allowed.push_back(same->second[0].type);
     }
     const auto is_allowed = [&](DataType type) { return std::ranges::find(allowed, type) != allowed.end(); };
+    const std::string type_name = fmt::format("{}_type", field.name);
+    if (const std::string* named = metadata_of(case_, type_name); named != nullptr && allowed.size() > 1) {
+      const auto found =
+          std::ranges::find(allowed, std::string_view(*named), [](DataType type) { return name_of(type); });
+      if (found == allowed.end()) fail_metadata(case_, type_name, field.types);
+      return *found;
+    }
     if (expected != nullptr && is_allowed(expected->type)) return expected->type;
     const auto& first = views_.find(fields_[0].name)->second;
     if (!first.empty() && is_allowed(first[0].type)) return first[0].type;

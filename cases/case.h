@@ -28,8 +28,8 @@ struct Case {
   std::string source;
   std::string operation;
   /// The metadata of the file but for `op`. Scalar fields by name (`softmax_scale`, `causal` as 0 or 1);
-  /// `kv_format`; sizes that no input tells, by symbol (`parts`; `head_dim_v` for `d_v`). Other
-  /// entries are kept and mean nothing.
+  /// `kv_format`; sizes that no input tells, by symbol (`parts`; `head_dim_v` for `d_v`); the type of an
+  /// output that may have several (`out_type`). Other entries are kept and mean nothing.
   std::map<std::string, std::string> metadata;
   std::map<std::string, Tensor> tensors;
   /// Elements between the rows of outputs, and of outer dimensions, that no view covers; not written

@@ -43,8 +43,6 @@ enum class Sinks {
 // Knobs, one struct an operation, all with defaults. In common:
 // - Whatever the operation must not read is NaN, or garbage where it is integers.
 // - `gaps`: inputs and outputs have padded strides.
-// - `backend`: who quantizes FP8 caches and computes the forward pass of mha_backward; the default is
-//   exact but slow, empty takes the fastest.
 // - Lists of lengths are cycled over the batch.
 
 struct DenseDecodeKnobs {
@@ -64,6 +62,9 @@ struct DenseDecodeKnobs {
   bool shared_pages = false;
   /// Some used entries of `block_table` name blocks that do not exist.
   bool invalid_blocks = false;
+  /// Empty sequences have negative lengths, and some sequences a length beyond `block_table`, which
+  /// means all of it.
+  bool wild_lengths = false;
 };
 
 struct SparseDecodeKnobs {
@@ -95,7 +96,6 @@ struct SparseDecodeKnobs {
   double lonely = 0;
   std::int64_t split_size = 0;
   bool gaps = false;
-  std::string backend = "reference";
 };
 
 struct SparsePrefillKnobs {
@@ -128,7 +128,11 @@ struct MhaKnobs {
   bool deterministic = false;
   /// Rows in front of the first sequence and behind the last one.
   std::int64_t uncovered_rows = 0;
+  /// Bounds beyond the tensors or smaller than the one before, which mean the same as the right ones.
+  bool wild_bounds = false;
   bool gaps = false;
+  /// Who computes `out` and `lse` for mha_backward. The default is exact but slow; empty takes the
+  /// fastest.
   std::string backend = "reference";
 };
 
@@ -141,7 +145,6 @@ struct QuantizeKnobs {
   /// dequantize_kv: every e4m3 code, and scales that are no powers of two where the format has such.
   bool special_values = false;
   bool gaps = false;
-  std::string backend = "reference";
 };
 
 struct AppendKvKnobs {
