@@ -1,0 +1,34 @@
+// Which backend and kernel takes a case.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cases/case.h"
+#include "cli/commands.h"
+#include "flashmla/execution.h"
+#include "flashmla/kernels.h"
+
+namespace flashmla::cli {
+
+inline constexpr std::string_view kReference = "reference";
+
+/// The backends of the kernel table, in its order.
+std::vector<std::string> backend_names();
+
+/// `options` as the library takes it; `options` must outlive the result. Throws Error for a backend that
+/// the kernel table does not have, and for a number of threads that makes no sense.
+Execution execution(const ExecutionOptions& options);
+
+/// The row of the kernel table that takes this step. Throws what the library throws for a case that is
+/// wrong or that no kernel supports.
+KernelInfo kernel_for(const cases::Step& step, const Execution& on);
+
+/// The backend that takes the first step of the case.
+std::string backend_for(const cases::Case& what, const Execution& on);
+
+/// cases::run_case; names the case's source in errors.
+std::vector<cases::Result> results_of(const cases::Case& what, const Execution& on);
+
+}  // namespace flashmla::cli

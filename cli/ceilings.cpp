@@ -1,0 +1,206 @@
+// The two ceilings of this machine that every measured rate is compared with.
+#include "cli/ceilings.h"
+
+#include <omp.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace flashmla::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Where results go so that no loop is optimized away.
+volatile float float_result;
+volatile std::uint64_t int_result;
+
+/// Runs a loop that many times on the calling thread.
+using DotLoop = void (*)(std::int64_t iterations);
+
+/// Sums a range of words.
+using ReadLoop = std::uint64_t (*)(const std::uint64_t* begin, const std::uint64_t* end);
+
+/// A way of this processor to multiply and add, and to read.
+struct Vectors {
+  const char* instruction;
+  double flops_per_iteration;
+  DotLoop dot;
+  ReadLoop read;
+};
+
+// Enough independent chains to hide the latency of two units, few enough for the registers.
+constexpr int kWideChains = 24;    // of 32 registers
+constexpr int kNarrowChains = 12;  // of 16 registers
+
+using Floats = float __attribute__((vector_size(16)));
+using Words = std::uint64_t __attribute__((vector_size(16)));
+
+// Multiplies the running value, so that neither factor is the same in every iteration.
+void dot_portable(std::int64_t iterations) {
+  Floats sums[kNarrowChains] = {};
+  const Floats factor = {0.5F, 0.25F, 0.125F, 0.5F};
+  const Floats term = {1, 2, 3, 4};
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 12
+    for (Floats& sum : sums) sum = sum * factor + term;
+  }
+  for (int i = 1; i < kNarrowChains; ++i) sums[0] += sums[i];
+  float_result = sums[0][0];
+}
+
+std::uint64_t read_portable(const std::uint64_t* begin, const std::uint64_t* end) {
+  Words sums[4] = {};
+  for (const std::uint64_t* word = begin; word < end; word += 8) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[i] += *reinterpret_cast<const Words*>(word + 2 * i);
+  }
+  const Words sum = sums[0] + sums[1] + sums[2] + sums[3];
+  return sum[0] + sum[1];
+}
+
+constexpr Vectors kPortable = {"128-bit multiply and add", kNarrowChains * 4 * 2, dot_portable,
+                               read_portable};
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx2,fma"))) void dot_avx2(std::int64_t iterations) {
+  __m256 sums[kNarrowChains] = {};
+  const __m256 factor = _mm256_set1_ps(0.5F);
+  const __m256 term = _mm256_set1_ps(3);
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 12
+    for (__m256& sum : sums) sum = _mm256_fmadd_ps(sum, factor, term);
+  }
+  for (int i = 1; i < kNarrowChains; ++i) sums[0] = _mm256_add_ps(sums[0], sums[i]);
+  float_result = _mm256_cvtss_f32(sums[0]);
+}
+
+__attribute__((target("avx2"))) std::uint64_t read_avx2(const std::uint64_t* begin,
+                                                        const std::uint64_t* end) {
+  __m256i sums[2] = {};
+  for (const std::uint64_t* word = begin; word < end; word += 8) {
+    sums[0] = _mm256_add_epi64(sums[0], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(word)));
+    sums[1] = _mm256_add_epi64(sums[1], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(word + 4)));
+  }
+  return static_cast<std::uint64_t>(_mm256_extract_epi64(_mm256_add_epi64(sums[0], sums[1]), 0));
+}
+
+__attribute__((target("avx512f"))) void dot_avx512(std::int64_t iterations) {
+  __m512 sums[kWideChains] = {};
+  const __m512 factor = _mm512_set1_ps(0.5F);
+  const __m512 term = _mm512_set1_ps(3);
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 24
+    for (__m512& sum : sums) sum = _mm512_fmadd_ps(sum, factor, term);
+  }
+  for (int i = 1; i < kWideChains; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  float_result = _mm512_reduce_add_ps(sums[0]);
+}
+
+__attribute__((target("avx512f,avx512bf16,avx512bw,avx512vl"))) void dot_avx512_bf16(
+    std::int64_t iterations) {
+  __m512 sums[kWideChains] = {};
+  const auto a = (__m512bh)_mm512_set1_epi16(0x3f80);  // 1.0
+  const auto b = (__m512bh)_mm512_set1_epi16(0x3f00);  // 0.5
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 24
+    for (__m512& sum : sums) sum = _mm512_dpbf16_ps(sum, a, b);
+  }
+  for (int i = 1; i < kWideChains; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  float_result = _mm512_reduce_add_ps(sums[0]);
+}
+
+__attribute__((target("avx512f"))) std::uint64_t read_avx512(const std::uint64_t* begin,
+                                                             const std::uint64_t* end) {
+  __m512i sums[4] = {};
+  for (const std::uint64_t* word = begin; word < end; word += 32) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[i] = _mm512_add_epi64(sums[i], _mm512_loadu_si512(word + 8 * i));
+  }
+  const __m512i sum =
+      _mm512_add_epi64(_mm512_add_epi64(sums[0], sums[1]), _mm512_add_epi64(sums[2], sums[3]));
+  return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(sum));
+}
+
+Vectors best_vectors() {
+  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl")) {
+    return {"vdpbf16ps", kWideChains * 32 * 2, dot_avx512_bf16, read_avx512};
+  }
+  if (__builtin_cpu_supports("avx512f")) {
+    return {"vfmadd231ps zmm", kWideChains * 16 * 2, dot_avx512, read_avx512};
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return {"vfmadd231ps ymm", kNarrowChains * 8 * 2, dot_avx2, read_avx2};
+  }
+  return kPortable;
+}
+
+#else
+
+Vectors best_vectors() { return kPortable; }
+
+#endif
+
+}  // namespace
+
+DotPeak measure_dot_peak(int threads) {
+  constexpr std::int64_t kIterations = 300'000;
+  constexpr int kRuns = 20;
+  const Vectors vectors = best_vectors();
+  double best = 1e30;
+  for (int run = 0; run < kRuns; ++run) {
+    const Clock::time_point start = Clock::now();
+#pragma omp parallel num_threads(threads)
+    vectors.dot(kIterations);
+    best = std::min(best, seconds_since(start));
+  }
+  return {.gflops = vectors.flops_per_iteration * kIterations * threads / best * 1e-9,
+          .instruction = vectors.instruction};
+}
+
+std::size_t read_buffer_bytes() {
+  constexpr std::size_t kWanted = std::size_t{2} << 30;
+  const auto memory = static_cast<std::size_t>(std::max(0L, sysconf(_SC_PHYS_PAGES))) *
+                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  return std::min(kWanted, memory / 8);
+}
+
+double measure_read_rate(int threads, std::size_t bytes) {
+  constexpr int kPasses = 5;
+  constexpr std::size_t kChunk = 4096;  // words; a multiple of what any loop reads at once
+  const Vectors vectors = best_vectors();
+  const std::size_t chunks =
+      std::max<std::size_t>(1, bytes / sizeof(std::uint64_t) / kChunk / threads) * threads;
+  const auto words = std::make_unique_for_overwrite<std::uint64_t[]>(chunks * kChunk);
+  double best = 1e30;
+  // Pass 0 writes, so that each thread has real pages of its own.
+  for (int pass = 0; pass <= kPasses; ++pass) {
+    const Clock::time_point start = Clock::now();
+#pragma omp parallel num_threads(threads)
+    {
+      const std::size_t share = chunks / static_cast<std::size_t>(omp_get_num_threads()) * kChunk;
+      std::uint64_t* begin = words.get() + static_cast<std::size_t>(omp_get_thread_num()) * share;
+      if (pass == 0) {
+        std::fill(begin, begin + share, 1);
+      } else {
+        int_result = vectors.read(begin, begin + share);
+      }
+    }
+    if (pass > 0) best = std::min(best, seconds_since(start));
+  }
+  return static_cast<double>(chunks * kChunk * sizeof(std::uint64_t)) / best * 1e-9;
+}
+
+}  // namespace flashmla::cli

@@ -1,0 +1,493 @@
+// The shape flags of `make` and `bench`, and random cases of these shapes.
+#include "cli/shape.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <variant>
+
+#include "cases/random.h"
+#include "cli/machine.h"
+#include "flashmla/error.h"
+
+namespace flashmla::cli {
+namespace {
+
+struct Flag {
+  std::string_view name;
+  std::string_view meaning;
+  std::variant<std::int64_t Shape::*, double Shape::*, KvFormat Shape::*, bool Shape::*> member;
+  std::int64_t least = 1;  ///< of whole numbers
+};
+
+constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+
+const std::vector<Flag>& flags() {
+  static const std::vector<Flag> all = {
+      {"batch", "sequences", &Shape::batch},
+      {"s-q", "query tokens of a sequence (MHA: 0 takes seqlen)", &Shape::s_q, 0},
+      {"heads", "query heads", &Shape::heads},
+      {"kv-heads", "key/value heads (0 takes heads)", &Shape::kv_heads, 0},
+      {"seqlen", "key/value tokens of a sequence", &Shape::seqlen},
+      {"topk", "tokens that a query attends over (make_schedule: 0 is dense)", &Shape::topk, 0},
+      {"extra-topk", "tokens out of a second cache (0: no such cache)", &Shape::extra_topk, 0},
+      {"page", "tokens in a block of the cache", &Shape::page},
+      {"format", "bf16, f16, fp8_v32 or fp8_model1", &Shape::format},
+      {"d-qk", "width of a key (0 takes the format's own)", &Shape::d_qk, 0},
+      {"d-v", "width of a value", &Shape::d_v},
+      {"causal", "causal mask", &Shape::causal},
+      {"split-size", "keys after which a sequence is split (0 balances the work)", &Shape::split_size, 0},
+      {"spread", "lengths lie in seqlen * [1 - spread, 1 + spread]", &Shape::spread},
+      {"invalid", "part of the indices that name no token, 0 to 1", &Shape::invalid},
+      {"sink", "attention sinks", &Shape::sink},
+      {"states", "states to merge", &Shape::states, 2},
+      {"parts", "parts of a schedule", &Shape::parts},
+  };
+  return all;
+}
+
+[[noreturn]] void fail(const std::string& message) { throw Error(ErrorKind::kValue, message); }
+
+/// Lengths from `seqlen * (1 - spread)` to `seqlen * (1 + spread)`, at least 1, in equal steps.
+std::vector<std::int64_t> lengths(const Shape& shape) {
+  std::vector<std::int64_t> all;
+  for (std::int64_t b = 0; b < shape.batch; ++b) {
+    const double place =
+        shape.batch == 1 ? 0 : 2 * static_cast<double>(b) / static_cast<double>(shape.batch - 1) - 1;
+    const double length = static_cast<double>(shape.seqlen) * (1 + shape.spread * place);
+    all.push_back(std::max<std::int64_t>(1, std::llround(length)));
+  }
+  return all;
+}
+
+std::int64_t blocks_for(std::int64_t tokens, std::int64_t page) { return (tokens + page - 1) / page; }
+
+DataType type_of(KvFormat format) { return format == KvFormat::kF16 ? DataType::kF16 : DataType::kBf16; }
+
+cases::Sinks sinks(const Shape& shape) { return shape.sink ? cases::Sinks::kFinite : cases::Sinks::kNone; }
+
+cases::DenseDecodeKnobs dense_decode_knobs(const Shape& shape) {
+  return {.batch = shape.batch,
+          .s_q = shape.s_q,
+          .h_q = shape.heads,
+          .h_kv = shape.kv_heads,
+          .d_qk = shape.d_qk,
+          .d_v = shape.d_v,
+          .page = shape.page,
+          .seqlens = lengths(shape),
+          .type = type_of(shape.format),
+          .causal = shape.causal,
+          .split_size = shape.split_size};
+}
+
+cases::SparseDecodeKnobs sparse_decode_knobs(const Shape& shape) {
+  cases::SparseDecodeKnobs knobs;
+  knobs.batch = shape.batch;
+  knobs.s_q = shape.s_q;
+  knobs.h_q = shape.heads;
+  knobs.h_kv = shape.kv_heads;
+  knobs.d_qk = shape.d_qk;
+  knobs.d_v = shape.d_v;
+  knobs.format = shape.format;
+  knobs.type = type_of(shape.format);
+  knobs.page = shape.page;
+  knobs.blocks = shape.batch * blocks_for(shape.seqlen, shape.page);
+  knobs.topk = shape.topk;
+  knobs.extra_topk = shape.extra_topk;
+  knobs.extra_blocks =
+      std::max<std::int64_t>(1, shape.batch * blocks_for(shape.extra_topk, knobs.extra_page));
+  knobs.sinks = sinks(shape);
+  knobs.invalid = shape.invalid;
+  knobs.split_size = shape.split_size;
+  return knobs;
+}
+
+cases::SparsePrefillKnobs sparse_prefill_knobs(const Shape& shape) {
+  cases::SparsePrefillKnobs knobs;
+  knobs.s_q = shape.s_q;
+  knobs.s_kv = shape.seqlen;
+  knobs.h_q = shape.heads;
+  knobs.h_kv = shape.kv_heads;
+  knobs.d_qk = shape.d_qk;
+  knobs.d_v = shape.d_v;
+  knobs.topk = shape.topk;
+  knobs.type = type_of(shape.format);
+  knobs.sinks = sinks(shape);
+  knobs.invalid = shape.invalid;
+  return knobs;
+}
+
+cases::MhaKnobs mha_knobs(const Shape& shape, Purpose purpose) {
+  cases::MhaKnobs knobs{.seqlens_q = lengths(shape),
+                        .seqlens_k = lengths(shape),
+                        .h_q = shape.heads,
+                        .h_kv = shape.kv_heads,
+                        .d_qk = shape.d_qk,
+                        .d_v = shape.d_v,
+                        .type = type_of(shape.format),
+                        .causal = shape.causal};
+  if (shape.s_q != shape.seqlen) knobs.seqlens_q.assign(knobs.seqlens_k.size(), shape.s_q);
+  knobs.backend = purpose == Purpose::kMake ? "reference" : "";
+  return knobs;
+}
+
+cases::QuantizeKnobs quantize_knobs(const Shape& shape) {
+  return {.blocks = shape.batch * blocks_for(shape.seqlen, shape.page),
+          .page = shape.page,
+          .format = shape.format};
+}
+
+cases::AppendKvKnobs append_kv_knobs(const Shape& shape) {
+  cases::AppendKvKnobs knobs{.tokens = shape.batch * shape.s_q,
+                             .blocks = shape.batch * blocks_for(shape.seqlen, shape.page),
+                             .page = shape.page,
+                             .format = shape.format};
+  knobs.invalid = shape.invalid;
+  return knobs;
+}
+
+cases::MergeStatesKnobs merge_states_knobs(const Shape& shape) {
+  cases::MergeStatesKnobs knobs{
+      .states = shape.states, .batch = shape.batch, .s_q = shape.s_q, .h_q = shape.heads, .d_v = shape.d_v};
+  knobs.type = knobs.out_type = type_of(shape.format);
+  return knobs;
+}
+
+cases::MakeScheduleKnobs make_schedule_knobs(const Shape& shape) {
+  const std::vector<std::int64_t> all = lengths(shape);
+  cases::MakeScheduleKnobs knobs;
+  knobs.batch = shape.batch;
+  knobs.seqlens = shape.topk == 0 ? all : std::vector<std::int64_t>{};
+  knobs.max_seqlen = *std::max_element(all.begin(), all.end());
+  knobs.topk = shape.topk;
+  knobs.extra_topk = shape.extra_topk;
+  knobs.split_size = shape.split_size;
+  knobs.parts = shape.parts;
+  return knobs;
+}
+
+/// What an operation takes.
+struct OperationShape {
+  std::string_view operation;
+  std::vector<std::string_view> flags;
+  std::vector<KvFormat> formats;
+  Shape make;
+  Shape bench;
+  cases::Case (*random)(const Shape& shape, Purpose purpose, std::uint64_t seed);
+};
+
+const std::vector<KvFormat> kPlain = {KvFormat::kBf16, KvFormat::kF16};
+const std::vector<KvFormat> kFp8 = {KvFormat::kFp8V32, KvFormat::kFp8Model1};
+const std::vector<KvFormat> kAnyFormat = {KvFormat::kBf16, KvFormat::kF16, KvFormat::kFp8V32,
+                                          KvFormat::kFp8Model1};
+
+const std::vector<std::string_view> kMhaFlags = {"batch",  "s-q",  "heads", "kv-heads", "seqlen",
+                                                 "format", "d-qk", "d-v",   "causal",   "spread"};
+const Shape kMhaMake = {
+    .batch = 2, .s_q = 0, .heads = 2, .kv_heads = 0, .seqlen = 64, .d_qk = 192, .d_v = 128};
+const Shape kMhaBench = {
+    .batch = 1, .s_q = 0, .heads = 16, .kv_heads = 0, .seqlen = 2048, .d_qk = 192, .d_v = 128};
+const std::vector<std::string_view> kQuantizeFlags = {"batch", "seqlen", "page", "format"};
+const Shape kQuantizeMake = {.batch = 2, .seqlen = 128, .format = KvFormat::kFp8V32, .d_qk = 0};
+const Shape kQuantizeBench = {.batch = 16, .seqlen = 4096, .format = KvFormat::kFp8V32, .d_qk = 0};
+
+const std::vector<OperationShape>& operations() {
+  static const std::vector<OperationShape> all = {
+      {.operation = "dense_decode",
+       .flags = {"batch", "s-q", "heads", "kv-heads", "seqlen", "page", "format", "d-qk", "d-v", "causal",
+                 "split-size", "spread"},
+       .formats = kPlain,
+       .make = {.batch = 2, .heads = 16, .seqlen = 200, .d_qk = 576},
+       .bench = {.heads = 128, .seqlen = 4096, .d_qk = 576},
+       .random =
+           [](const Shape& shape, Purpose, std::uint64_t seed) {
+             return cases::make_dense_decode(dense_decode_knobs(shape), seed);
+           }},
+      {.operation = "sparse_decode",
+       .flags = {"batch", "s-q", "heads", "kv-heads", "seqlen", "topk", "extra-topk", "page", "format",
+                 "d-qk", "d-v", "split-size", "invalid", "sink"},
+       .formats = kAnyFormat,
+       .make = {.batch = 2, .heads = 16, .seqlen = 256, .topk = 128, .format = KvFormat::kFp8V32, .d_qk = 0},
+       .bench = {.heads = 128, .seqlen = 16384, .topk = 2048, .format = KvFormat::kFp8V32, .d_qk = 0},
+       .random =
+           [](const Shape& shape, Purpose, std::uint64_t seed) {
+             return cases::make_sparse_decode(sparse_decode_knobs(shape), seed);
+           }},
+      {.operation = "sparse_prefill",
+       .flags = {"s-q", "heads", "kv-heads", "seqlen", "topk", "format", "d-qk", "d-v", "invalid", "sink"},
+       .formats = kPlain,
+       .make = {.s_q = 4, .heads = 16, .seqlen = 256, .topk = 128, .d_qk = 576},
+       .bench = {.s_q = 16, .heads = 128, .seqlen = 8192, .topk = 2048, .d_qk = 576},
+       .random =
+           [](const Shape& shape, Purpose, std::uint64_t seed) {
+             return cases::make_sparse_prefill(sparse_prefill_knobs(shape), seed);
+           }},
+      {.operation = "mha",
+       .flags = kMhaFlags,
+       .formats = kPlain,
+       .make = kMhaMake,
+       .bench = kMhaBench,
+       .random = [](const Shape& shape, Purpose purpose,
+                    std::uint64_t seed) { return cases::make_mha(mha_knobs(shape, purpose), seed); }},
+      {.operation = "mha_forward",
+       .flags = kMhaFlags,
+       .formats = kPlain,
+       .make = kMhaMake,
+       .bench = kMhaBench,
+       .random = [](const Shape& shape, Purpose purpose,
+                    std::uint64_t seed) { return cases::make_mha_forward(mha_knobs(shape, purpose), seed); }},
+      {.operation = "mha_backward",
+       .flags = kMhaFlags,
+       .formats = kPlain,
+       .make = kMhaMake,
+       .bench = kMhaBench,
+       .random =
+           [](const Shape& shape, Purpose purpose, std::uint64_t seed) {
+             return cases::make_mha_backward(mha_knobs(shape, purpose), seed);
+           }},
+      {.operation = "quantize_kv",
+       .flags = kQuantizeFlags,
+       .formats = kFp8,
+       .make = kQuantizeMake,
+       .bench = kQuantizeBench,
+       .random = [](const Shape& shape, Purpose,
+                    std::uint64_t seed) { return cases::make_quantize_kv(quantize_knobs(shape), seed); }},
+      {.operation = "dequantize_kv",
+       .flags = kQuantizeFlags,
+       .formats = kFp8,
+       .make = kQuantizeMake,
+       .bench = kQuantizeBench,
+       .random = [](const Shape& shape, Purpose,
+                    std::uint64_t seed) { return cases::make_dequantize_kv(quantize_knobs(shape), seed); }},
+      {.operation = "append_kv",
+       .flags = {"batch", "s-q", "seqlen", "page", "format", "invalid"},
+       .formats = kAnyFormat,
+       .make = {.batch = 2, .s_q = 10, .seqlen = 64, .page = 16, .format = KvFormat::kFp8V32, .d_qk = 0},
+       .bench = {.batch = 16, .s_q = 1024, .seqlen = 4096, .format = KvFormat::kFp8V32, .d_qk = 0},
+       .random = [](const Shape& shape, Purpose,
+                    std::uint64_t seed) { return cases::make_append_kv(append_kv_knobs(shape), seed); }},
+      {.operation = "merge_states",
+       .flags = {"batch", "s-q", "heads", "d-v", "format", "states"},
+       .formats = kPlain,
+       .make = {.batch = 2, .heads = 16},
+       .bench = {.batch = 256, .heads = 128},
+       .random =
+           [](const Shape& shape, Purpose, std::uint64_t seed) {
+             return cases::make_merge_states(merge_states_knobs(shape), seed);
+           }},
+      {.operation = "make_schedule",
+       .flags = {"batch", "seqlen", "topk", "extra-topk", "split-size", "spread", "parts"},
+       .formats = {},
+       .make = {.batch = 4, .seqlen = 4096},
+       .bench = {.batch = 256, .seqlen = 4096, .parts = 128},
+       .random =
+           [](const Shape& shape, Purpose, std::uint64_t seed) {
+             return cases::make_make_schedule(make_schedule_knobs(shape), seed);
+           }},
+  };
+  return all;
+}
+
+const OperationShape& operation_named(const std::string& name, Purpose purpose) {
+  std::vector<std::string_view> known;
+  for (const OperationShape& operation : operations()) {
+    // mha is a pair of operations: a case may hold both, a measurement is of one.
+    if (purpose == Purpose::kBench && operation.operation == "mha") continue;
+    if (operation.operation == name) return operation;
+    known.push_back(operation.operation);
+  }
+  fail(fmt::format("OP must be one of {}, got \"{}\"", fmt::join(known, ", "), name));
+}
+
+bool takes(const OperationShape& operation, std::string_view flag) {
+  return std::find(operation.flags.begin(), operation.flags.end(), flag) != operation.flags.end();
+}
+
+template <class Number>
+Number number(const Flag& flag, std::string_view text, Number least, Number most) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  // Written so that a NaN fails as well.
+  const bool in_range = value >= least && value <= most;
+  if (error != std::errc() || end != text.data() + text.size() || !in_range) {
+    fail(fmt::format("--{} must be a {} from {} to {}, or several with commas between them, got \"{}\"",
+                     flag.name, std::is_integral_v<Number> ? "whole number" : "number", least, most, text));
+  }
+  return value;
+}
+
+struct SetValue {
+  Shape& shape;
+  const Flag& flag;
+  std::string_view text;
+
+  void operator()(std::int64_t Shape::* member) const {
+    shape.*member = number<std::int64_t>(flag, text, flag.least, kMost);
+  }
+  void operator()(double Shape::* member) const { shape.*member = number<double>(flag, text, 0, 1); }
+  void operator()(KvFormat Shape::* member) const {
+    const std::optional<KvFormat> format = kv_format_named(text);
+    if (!format) fail(fmt::format("--{} must be {}, got \"{}\"", flag.name, flag.meaning, text));
+    shape.*member = *format;
+  }
+  void operator()(bool Shape::* member) const { shape.*member = true; }
+};
+
+std::vector<std::string_view> split(std::string_view list) {
+  std::vector<std::string_view> items;
+  while (true) {
+    const std::size_t comma = list.find(',');
+    items.push_back(list.substr(0, comma));
+    if (comma == std::string_view::npos) return items;
+    list.remove_prefix(comma + 1);
+  }
+}
+
+bool is_fp8(KvFormat format) { return format == KvFormat::kFp8V32 || format == KvFormat::kFp8Model1; }
+
+/// Width of a row where no --d-qk is given.
+std::int64_t own_width(KvFormat format) {
+  if (!is_fp8(format)) return 576;
+  for (const std::int64_t width : {576, 512}) {
+    if (kv_row_size(format, width)) return width;
+  }
+  fail(fmt::format("{} has no known row width", name_of(format)));
+}
+
+/// Replaces the zeros that stand for another dimension.
+void resolve(const OperationShape& operation, Shape& shape) {
+  if (std::find(operation.formats.begin(), operation.formats.end(), shape.format) ==
+          operation.formats.end() &&
+      takes(operation, "format")) {
+    std::vector<std::string_view> names;
+    for (const KvFormat format : operation.formats) names.push_back(name_of(format));
+    fail(fmt::format("{} takes --format {}, got {}", operation.operation, fmt::join(names, " or "),
+                     name_of(shape.format)));
+  }
+  if (shape.s_q == 0) shape.s_q = shape.seqlen;
+  if (shape.kv_heads == 0) shape.kv_heads = shape.heads;
+  if (shape.d_qk == 0) shape.d_qk = own_width(shape.format);
+  if (!kv_row_size(shape.format, shape.d_qk)) {
+    fail(fmt::format("{} rows are {} wide, got --d-qk {}", name_of(shape.format), own_width(shape.format),
+                     shape.d_qk));
+  }
+  if (takes(operation, "kv-heads") && is_fp8(shape.format) && shape.kv_heads != 1) {
+    fail(fmt::format("{} caches have one kv head, got --kv-heads {}", name_of(shape.format), shape.kv_heads));
+  }
+  if (takes(operation, "d-qk") && shape.d_v > shape.d_qk &&
+      operation.operation.find("mha") == std::string::npos) {
+    fail(fmt::format("--d-v must be at most --d-qk, {}, got {}", shape.d_qk, shape.d_v));
+  }
+  const bool topk_needed = operation.operation == "sparse_decode" || operation.operation == "sparse_prefill";
+  if (topk_needed && shape.topk == 0) fail(fmt::format("{} needs --topk of at least 1", operation.operation));
+}
+
+/// Tensors of a case of this shape, as an upper bound for all operations.
+double bytes_needed(const Shape& shape) {
+  const auto tokens = static_cast<double>(shape.batch) * static_cast<double>(shape.seqlen);
+  const double rows = static_cast<double>(shape.batch) * static_cast<double>(shape.s_q);
+  const auto width = static_cast<double>(shape.d_qk + shape.d_v);
+  const double cache = tokens * (1 + shape.spread) * static_cast<double>(shape.kv_heads) * width * 2;
+  const double queries = rows * static_cast<double>(shape.heads * shape.states) * width * 2;
+  const double indices = rows * static_cast<double>(shape.topk + shape.extra_topk) * 4;
+  return cache + queries + indices;
+}
+
+void require_memory(const Shape& shape) {
+  const double needed = bytes_needed(shape);
+  const auto had = static_cast<double>(this_machine().memory_bytes);
+  if (had > 0 && needed > had) {
+    fail(fmt::format("this shape needs about {:.3g} GiB of memory, the machine has {:.3g}",
+                     needed / (1 << 30), had / (1 << 30)));
+  }
+}
+
+}  // namespace
+
+std::vector<FlagDescription> shape_flags() {
+  std::vector<FlagDescription> all;
+  for (const Flag& flag : flags()) {
+    all.push_back({.name = std::string(flag.name),
+                   .meaning = std::string(flag.meaning),
+                   .is_switch = std::holds_alternative<bool Shape::*>(flag.member)});
+  }
+  return all;
+}
+
+std::string shape_help(Purpose purpose) {
+  std::string help = "Shape flags of each OP, with their defaults:\n";
+  for (const OperationShape& operation : operations()) {
+    if (purpose == Purpose::kBench && operation.operation == "mha") continue;
+    const Shape& defaults = purpose == Purpose::kMake ? operation.make : operation.bench;
+    help +=
+        fmt::format("  {}: {}\n", operation.operation, to_string(std::string(operation.operation), defaults));
+  }
+  return help;
+}
+
+std::vector<Shape> sweep(const std::string& name, const ShapeFlags& given, Purpose purpose) {
+  const OperationShape& operation = operation_named(name, purpose);
+  std::vector<Shape> shapes = {purpose == Purpose::kMake ? operation.make : operation.bench};
+  for (const Flag& flag : flags()) {
+    const auto found = given.find(std::string(flag.name));
+    if (found == given.end()) continue;
+    if (!takes(operation, flag.name)) {
+      fail(fmt::format("{} has no --{}; it has --{}", name, flag.name, fmt::join(operation.flags, ", --")));
+    }
+    std::vector<Shape> wider;
+    for (const Shape& shape : shapes) {
+      for (const std::string_view value : split(found->second)) {
+        wider.push_back(shape);
+        std::visit(SetValue{wider.back(), flag, value}, flag.member);
+      }
+    }
+    shapes = std::move(wider);
+  }
+  for (Shape& shape : shapes) {
+    resolve(operation, shape);
+    require_memory(shape);
+  }
+  return shapes;
+}
+
+std::vector<std::pair<std::string, nlohmann::ordered_json>> values_of(const std::string& name,
+                                                                      const Shape& shape) {
+  const OperationShape& operation = operation_named(name, Purpose::kMake);
+  std::vector<std::pair<std::string, nlohmann::ordered_json>> values;
+  for (const Flag& flag : flags()) {
+    if (!takes(operation, flag.name)) continue;
+    std::string key(flag.name);
+    std::replace(key.begin(), key.end(), '-', '_');
+    std::visit(
+        [&]<class T>(T Shape::* member) {
+          if constexpr (std::is_same_v<T, KvFormat>) {
+            values.emplace_back(key, name_of(shape.*member));
+          } else {
+            values.emplace_back(key, shape.*member);
+          }
+        },
+        flag.member);
+  }
+  return values;
+}
+
+std::string to_string(const std::string& operation, const Shape& shape) {
+  std::string text;
+  for (const auto& [name, value] : values_of(operation, shape)) {
+    text += fmt::format("{}{}={}", text.empty() ? "" : " ", name,
+                        value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return text;
+}
+
+cases::Case random_case(const std::string& operation, const Shape& shape, Purpose purpose,
+                        std::uint64_t seed) {
+  return operation_named(operation, purpose).random(shape, purpose, seed);
+}
+
+}  // namespace flashmla::cli
