@@ -60,6 +60,16 @@ bool same_bits(const TensorView& a, const TensorView& b, std::span<const std::in
   return std::memcmp(at(a), at(b), size) == 0;
 }
 
+/// Whether this byte of a cache in format fp8_model1 is the unused one behind a token's 7 scales. Nobody
+/// has to write it: in measured cases it holds what was in the memory before.
+bool is_unused_byte(const TensorView& cache, std::span<const std::int64_t> index) {
+  constexpr std::int64_t kScaleBytes = 8;
+  const std::int64_t row = cache.shape[3];
+  const std::int64_t first_scale = cache.shape[1] * (row - kScaleBytes);
+  const std::int64_t byte = index[1] * row + index[3];  // of the block
+  return byte >= first_scale && byte % kScaleBytes == kScaleBytes - 1;
+}
+
 std::string describe_type(const TensorView& view) {
   return fmt::format("{} {}", name_of(view.type),
                      to_string({view.shape.data(), static_cast<std::size_t>(view.ndim)}));
@@ -72,7 +82,10 @@ class Comparer {
       : actual_(actual), expected_(expected), tolerance_(tolerance) {}
 
   Comparison compare() {
-    for_each_index(actual_, [&](std::span<const std::int64_t> index) { visit(index); });
+    const bool has_unused_bytes = actual_.ndim == 4 && kv_format_of(actual_) == KvFormat::kFp8Model1;
+    for_each_index(actual_, [&](std::span<const std::int64_t> index) {
+      if (!has_unused_bytes || !is_unused_byte(actual_, index)) visit(index);
+    });
     const double norms = actual_norm_ + expected_norm_;
     if (norms > 0) result_.cosine_difference = 1 - 2 * product_ / norms;
     const bool cosine_fails = tolerance_.cos >= 0 && !(result_.cosine_difference <= tolerance_.cos);

@@ -12,7 +12,8 @@ namespace flashmla::cases {
 /// An element passes if `|a - r| <= abs` or `|a - r| <= rel * |r|`; a tensor passes if all elements do
 /// and `1 - 2<a,r> / (<a,a> + <r,r>) <= cos`.
 struct Tolerance {
-  /// Elements must be equal bit by bit (any NaN equals any NaN in float types); the rest is unused.
+  /// Elements must be equal bit by bit, and the rest is not used. Any NaN equals any NaN in float types;
+  /// the unused byte of each token in format fp8_model1 is not compared.
   bool exact = false;
   double abs = 0;
   double rel = 0;
