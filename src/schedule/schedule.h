@@ -159,8 +159,7 @@ struct Position {
 /// The cut with this offset in sequence `seq`; the end of a sequence is the begin of the next.
 FLASHMLA_HOST_DEVICE inline Position place_cut(const ScheduleRequest& request, std::int64_t share,
                                                std::int64_t seq, std::int64_t length, std::int64_t offset) {
-  // A sequence without keys is one piece: `place_*` calls its begin and its end key 0.
-  if (length == 0) return {2 * offset < request.overhead_tiles ? seq : seq + 1, 0};
+  if (length == 0) return {seq, 0};
   const std::int64_t key = request.split_size > 0 ? place_fixed_cut(request, length, offset)
                                                   : place_free_cut(request, share, length, offset);
   return key < length ? Position{seq, key} : Position{seq + 1, 0};
@@ -289,7 +288,7 @@ FLASHMLA_HOST_DEVICE inline bool schedule_is_valid(const ScheduleRequest& reques
       split = 0;
     }
   }
-  return seq == request.batch && key == 0;
+  return seq == request.batch;
 }
 
 }  // namespace flashmla

@@ -126,6 +126,7 @@ TYPED_TEST(Row, ReadsTheE4m3NanCodesAsNan) {
 
 TEST(Fp8Scale, IsThePowerOfTwoAtOrAboveTheRatio) {
   EXPECT_EQ(fp8_scale_of(0.0f), 0x1p-13f);
+  EXPECT_EQ(fp8_scale_of(0.005f), 0x1p-13f);
   EXPECT_EQ(fp8_scale_of(0x1p-13f * 448), 0x1p-13f);
   EXPECT_EQ(fp8_scale_of(std::nextafter(0x1p-13f * 448, 1.0f)), 0x1p-12f);
   EXPECT_EQ(fp8_scale_of(448.0f), 1.0f);

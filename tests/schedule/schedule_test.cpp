@@ -191,6 +191,14 @@ TEST(Schedule, OfFixedSplitsDoesNotDependOnPartsOrBatch) {
   }
 }
 
+TEST(Schedule, SpreadsFixedSplitsEvenly) {
+  const std::int32_t length = 1024;
+  const ScheduleRequest request{
+      .cache_seqlens = {&length, 1}, .batch = 1, .max_seqlen = 1024, .split_size = 256, .parts = 4};
+  const Made made = make(request);
+  for (std::int64_t p = 0; p < 4; ++p) EXPECT_EQ(row_of(made, p).begin_key, p * 256);
+}
+
 TEST(Schedule, CutsLengthsToTheirRange) {
   const std::int32_t lengths[] = {-5, std::numeric_limits<std::int32_t>::min(), 500, 100};
   ScheduleRequest request{.cache_seqlens = {lengths, 1}, .batch = 4, .max_seqlen = 300};
@@ -258,6 +266,31 @@ TEST(ScheduleIsValid, RefusesTheScheduleOfOtherLengths) {
   EXPECT_FALSE(is_valid(request, made));
   lengths[1] = 3000;
   lengths[2] = 499;
+  EXPECT_FALSE(is_valid(request, made));
+}
+
+TEST(ScheduleIsValid, RefusesASequenceBehindTheBatch) {
+  const std::vector<std::int32_t> lengths = {1000, 3000};
+  const ScheduleRequest request{.cache_seqlens = {lengths.data(), 1}, .batch = 2, .max_seqlen = 4096};
+  Made made = make(request);
+  ASSERT_EQ(made.rows[2], 1);
+  made.rows[2] = 2;
+  EXPECT_FALSE(is_valid(request, made));
+}
+
+TEST(ScheduleIsValid, RefusesFixedSplitsCutElsewhere) {
+  const std::int32_t length = 1000;
+  ScheduleRequest request{
+      .cache_seqlens = {&length, 1}, .batch = 1, .max_seqlen = 1000, .split_size = 256, .parts = 2};
+  Made made = make(request);
+  const auto cut_at = [&](std::int32_t key, std::int32_t splits_before_cut, std::int32_t splits) {
+    PartRow{0, 0, 0, key, 0, 256, {0, 0}}.store(made.rows.data());
+    PartRow{0, key, 0, 1000, splits_before_cut, 256, {0, 0}}.store(made.rows.data() + kRowStride);
+    made.num_splits[kSplitsStride] = splits;
+  };
+  cut_at(256, 1, 4);
+  EXPECT_TRUE(is_valid(request, made));
+  cut_at(300, 2, 5);
   EXPECT_FALSE(is_valid(request, made));
 }
 
