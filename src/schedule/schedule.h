@@ -31,7 +31,7 @@ struct LengthsView {
   }
 };
 
-/// What is to be split. `topk + extra_topk` and the number of splits must be below 2^31.
+/// What is to be split. `topk + extra_topk`, `split_size` and the number of splits must be below 2^31.
 struct ScheduleRequest {
   LengthsView cache_seqlens = {};
   LengthsView topk_length = {};
