@@ -30,9 +30,19 @@ class Row:
     of_roof: float
 
     @property
-    def roof_gflops(self) -> float:
-        """The most that this machine could reach: by arithmetic or by reading the bytes."""
-        return self.gflops / self.of_roof
+    def unit(self) -> str:
+        """What the rate counts: operations that only move bytes have no FLOPs."""
+        return "GFLOP/s" if self.gflops else "GB/s"
+
+    @property
+    def rate(self) -> float:
+        """In `unit`."""
+        return self.gflops or self.gbs
+
+    @property
+    def roof(self) -> float:
+        """The most that this machine could reach, by arithmetic or by reading the bytes; in `unit`."""
+        return self.rate / self.of_roof
 
 
 def changing_keys(shapes: list[dict]) -> list[str]:
@@ -89,19 +99,19 @@ def draw(rows: list[Row], path: Path) -> None:
 def draw_panel(panel: plt.Axes, operation: str, rows: list[Row]) -> None:
     """The cases of one operation."""
     places = range(len(rows))
-    bars = panel.bar(places, [row.gflops for row in rows], width=0.6, label="measured")
+    bars = panel.bar(places, [row.rate for row in rows], width=0.6, label="measured")
     panel.bar_label(bars, labels=[f"{row.of_roof:.0%}" for row in rows])
     panel.hlines(
-        [row.roof_gflops for row in rows],
+        [row.roof for row in rows],
         [place - 0.3 for place in places],
         [place + 0.3 for place in places],
         color="black",
         label="roof of this machine",
     )
     panel.set_xticks(places, [row.shape.replace(", ", "\n") for row in rows])
-    panel.set_ylim(0, 1.25 * max(row.roof_gflops for row in rows))
+    panel.set_ylim(0, 1.25 * max(row.roof for row in rows))
     panel.set_title(operation)
-    panel.set_ylabel("GFLOP/s")
+    panel.set_ylabel(rows[0].unit)
     panel.legend(loc="upper left", ncols=2)
 
 
