@@ -151,6 +151,22 @@ Tensor load_tensor(const Case& what, const std::string& name, const SafetensorsE
   return loaded;
 }
 
+Case case_of(const SafetensorsContent& content, const std::string& name) {
+  Case result;
+  result.source = name;
+  result.metadata = content.metadata;
+  const std::string* operation = metadata_of(result, "op");
+  if (operation == nullptr) fail(result, "metadata 'op', the operation, is missing");
+  result.operation = *operation;
+  result.metadata.erase("op");
+  check_operation(result);
+  for (const auto& item : content.tensors) check_name(result, item.first);
+  for (const auto& [tensor, entry] : content.tensors) {
+    result.tensors.emplace(tensor, load_tensor(result, tensor, entry));
+  }
+  return result;
+}
+
 // --- From a case to operations ----------------------------------------------------------------------
 
 using Views = std::map<std::string, TensorView, std::less<>>;
@@ -465,22 +481,11 @@ std::vector<std::string> operation_names() {
   return names;
 }
 
-Case read_case(const std::string& path) {
-  const SafetensorsFile file(path);
-  Case result;
-  result.source = path;
-  result.metadata = file.metadata();
-  const std::string* operation = metadata_of(result, "op");
-  if (operation == nullptr) fail(result, "metadata 'op', the operation, is missing");
-  result.operation = *operation;
-  result.metadata.erase("op");
-  check_operation(result);
-  for (const auto& [name, entry] : file.tensors()) check_name(result, name);
-  for (const auto& [name, entry] : file.tensors()) {
-    result.tensors.emplace(name, load_tensor(result, name, entry));
-  }
-  return result;
+Case parse_case(std::span<const std::byte> bytes, const std::string& name) {
+  return case_of(parse_safetensors(bytes, name), name);
 }
+
+Case read_case(const std::string& path) { return case_of(SafetensorsFile(path).content(), path); }
 
 void write_case(const std::string& path, const Case& what) {
   auto metadata = what.metadata;

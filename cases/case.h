@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -42,6 +43,9 @@ struct Case {
 /// packed_block_stride), with NaN bytes in the gaps. Throws Error (kValue) naming file and thing for
 /// a broken file, an unknown operation or tensor name, and a malformed metadata value.
 Case read_case(const std::string& path);
+
+/// The same for a whole file in memory; `name` stands in messages.
+Case parse_case(std::span<const std::byte> bytes, const std::string& name);
 
 /// Writes a case as read_case reads it; strides of FP8 caches go to the metadata, other strides are
 /// lost. Throws Error (kValue).

@@ -45,8 +45,7 @@ class SafetensorsFile {
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::map<std::string, std::string>& metadata() const { return content_.metadata; }
-  const std::map<std::string, SafetensorsEntry>& tensors() const { return content_.tensors; }
+  const SafetensorsContent& content() const { return content_; }
 
  private:
   void map(const std::string& path);

@@ -41,11 +41,11 @@ TEST_F(SafetensorsFileTest, ReadsBackWhatWasWritten) {
   write_safetensors(path("a.safetensors"), {{"op", "x"}, {"note", "quotes \" and \\"}}, views);
 
   const SafetensorsFile file(path("a.safetensors"));
-  EXPECT_EQ(file.metadata().at("op"), "x");
-  EXPECT_EQ(file.metadata().at("note"), "quotes \" and \\");
-  ASSERT_EQ(file.tensors().size(), tensors.size());
+  EXPECT_EQ(file.content().metadata.at("op"), "x");
+  EXPECT_EQ(file.content().metadata.at("note"), "quotes \" and \\");
+  ASSERT_EQ(file.content().tensors.size(), tensors.size());
   for (const auto& [name, tensor] : tensors) {
-    const SafetensorsEntry& entry = file.tensors().at(name);
+    const SafetensorsEntry& entry = file.content().tensors.at(name);
     EXPECT_EQ(entry.type, tensor.type());
     EXPECT_EQ(entry.shape, tensor.shape());
     ASSERT_EQ(entry.data.size(), tensor.memory().size());
@@ -58,7 +58,7 @@ TEST_F(SafetensorsFileTest, PacksTensorsWithGaps) {
   for (std::int64_t i = 0; i < 4; ++i) tensor.set({i / 2, i % 2}, static_cast<double>(i));
   write_safetensors(path("a"), {}, {{"t", tensor.view()}});
   const SafetensorsFile file(path("a"));
-  const auto data = file.tensors().at("t").data;
+  const auto data = file.content().tensors.at("t").data;
   ASSERT_EQ(data.size(), 4u);
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(std::to_integer<int>(data[i]), static_cast<int>(i));
 }
@@ -69,9 +69,9 @@ TEST_F(SafetensorsFileTest, KeepsScalarsAndEmptyTensors) {
   const Tensor empty(DataType::kI32, {0, 7});
   write_safetensors(path("a"), {}, {{"scalar", scalar.view()}, {"empty", empty.view()}});
   const SafetensorsFile file(path("a"));
-  EXPECT_EQ(file.tensors().at("scalar").shape, std::vector<std::int64_t>{});
-  EXPECT_EQ(file.tensors().at("scalar").data.size(), 4u);
-  EXPECT_EQ(file.tensors().at("empty").shape, (std::vector<std::int64_t>{0, 7}));
+  EXPECT_EQ(file.content().tensors.at("scalar").shape, std::vector<std::int64_t>{});
+  EXPECT_EQ(file.content().tensors.at("scalar").data.size(), 4u);
+  EXPECT_EQ(file.content().tensors.at("empty").shape, (std::vector<std::int64_t>{0, 7}));
 }
 
 TEST_F(SafetensorsFileTest, PadsTheHeaderToEightBytes) {
