@@ -24,12 +24,18 @@ class Workspace {
     base_ = on.workspace == nullptr ? nullptr : static_cast<std::byte*>(on.workspace) + skip;
   }
 
+  /// Cuts memory that begins at a multiple of kAlignment.
+  explicit Workspace(std::byte* aligned) : base_(aligned) {}
+
   template <class T>
   T* take(std::size_t count) {
     std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
     used_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return reinterpret_cast<T*>(at);
   }
+
+  /// Bytes that have been taken, a multiple of kAlignment.
+  std::size_t used() const { return used_; }
 
   /// Bytes that a caller must provide so that memory of any alignment is enough.
   std::size_t bytes() const { return used_ == 0 ? 0 : used_ + kAlignment - 1; }

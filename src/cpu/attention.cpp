@@ -1,0 +1,167 @@
+// Attention of a block of rows over a stream of keys: scores, online softmax, values.
+#include "cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numbers>
+
+namespace flashmla::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+bool all_finite(const void* row, DataType type, int width) {
+  const auto* bits = static_cast<const std::uint16_t*>(row);
+  const std::uint16_t exponent = type == DataType::kBf16 ? 0x7f80 : 0x7c00;
+  int not_finite = 0;
+  for (int i = 0; i < width; ++i) not_finite |= (bits[i] & exponent) == exponent;
+  return not_finite == 0;
+}
+
+PartialState PartialState::take(Workspace& workspace, std::int64_t rows, std::int64_t d_v) {
+  PartialState state;
+  state.columns = columns_of(d_v);
+  const auto count = static_cast<std::size_t>(rows);
+  state.sums = workspace.take<float>(count * static_cast<std::size_t>(state.columns));
+  state.max = workspace.take<float>(count);
+  state.sum = workspace.take<float>(count);
+  return state;
+}
+
+void copy_state(const PartialState& from, const PartialState& into, std::int64_t rows) {
+  std::copy_n(from.sums, rows * from.columns, into.sums);
+  std::copy_n(from.max, rows, into.max);
+  std::copy_n(from.sum, rows, into.sum);
+}
+
+void merge_state(const PartialState& from, const PartialState& into, std::int64_t rows) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float max = std::max(from.max[row], into.max[row]);
+    if (max == -kInfinity) continue;  // neither has seen anything
+    const float from_factor = std::exp2(from.max[row] - max);
+    const float into_factor = std::exp2(into.max[row] - max);
+    const float* source = from.sums + row * from.columns;
+    float* target = into.sums + row * into.columns;
+    for (std::int64_t i = 0; i < into.columns; ++i) {
+      target[i] = target[i] * into_factor + source[i] * from_factor;
+    }
+    into.sum[row] = into.sum[row] * into_factor + from.sum[row] * from_factor;
+    into.max[row] = max;
+  }
+}
+
+void finish_row(const Engine& engine, const PartialState& state, std::int64_t row, std::int64_t d_v,
+                const RowOutput& to) {
+  const float sum = state.sum[row];
+  if (sum == 0) {  // a lonely query
+    std::memset(to.out, 0, size_of(to.type) * static_cast<std::size_t>(d_v));
+    *to.lse = kInfinity;
+    if (to.max_logit != nullptr) *to.max_logit = -kInfinity;
+    return;
+  }
+  const double max_logit = state.max[row] * std::numbers::ln2;
+  const double lse = max_logit + std::log(static_cast<double>(sum));
+  const double share = to.sink != nullptr ? 1 / (1 + std::exp(*to.sink - lse)) : 1;
+  engine.narrow(state.sums + row * state.columns, static_cast<float>(share / sum), static_cast<int>(d_v),
+                to.type, to.out);
+  *to.lse = static_cast<float>(lse);
+  if (to.max_logit != nullptr) *to.max_logit = static_cast<float>(std::isnan(sum) ? lse : max_logit);
+}
+
+Attention::Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk,
+                     std::int64_t d_v, double softmax_scale, bool latent)
+    : engine_(&engine_for(query_type, key_type)),
+      query_type_(query_type),
+      key_type_(key_type),
+      d_qk_(static_cast<int>(d_qk)),
+      d_v_(static_cast<int>(d_v)),
+      scale_log2_(static_cast<float>(softmax_scale * std::numbers::log2e)),
+      values_are_keys_(latent && engine_->pack == 1) {
+  const auto pack = static_cast<std::size_t>(engine_->pack);
+  const auto width = static_cast<std::size_t>(d_qk);
+  queries_ = workspace.take<Unit>(width / pack * kMaxRows);
+  // Behind the last key, columns up to the next column tile are read: they end up in no result.
+  key_scratch_ = workspace.take<float>(pack == 1 ? width * kBlockTokens + kColumnTile : 0);
+  value_stride_ = values_are_keys_ ? d_qk : PartialState::columns_of(d_v);
+  const std::size_t value_units = static_cast<std::size_t>(value_stride_) * kBlockTokens / pack;
+  values_ = values_are_keys_ ? reinterpret_cast<Unit*>(key_scratch_) : workspace.take<Unit>(value_units);
+  scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
+  weights_ = workspace.take<Unit>(kBlockTokens / pack * kMaxRows);
+  correction_ = workspace.take<float>(kMaxRows);
+  limits_ = workspace.take<std::int32_t>(kMaxRows);
+  state_ = PartialState::take(workspace, kMaxRows, d_v);
+}
+
+void Attention::begin(const void* const* queries, int count) {
+  count_ = count;
+  rows_ = round_up(count, engine_->lanes);
+  started_ = false;
+  engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
+  std::fill_n(state_.max, rows_, -kInfinity);
+  std::fill_n(state_.sum, rows_, 0.0f);
+  std::fill_n(state_.sums, count * state_.columns, 0.0f);
+}
+
+/// Tokens of the block that each row sees; false if every row sees all.
+bool Attention::set_limits(const std::int64_t* bounds) {
+  if (bounds == nullptr) return false;
+  const std::int64_t* positions = block_.positions;
+  const std::int64_t* end = positions + block_.count;
+  bool limited = false;
+  for (int row = 0; row < count_; ++row) {
+    limits_[row] = static_cast<std::int32_t>(std::lower_bound(positions, end, bounds[row]) - positions);
+    limited |= limits_[row] < block_.count;
+  }
+  std::fill(limits_ + count_, limits_ + rows_, block_.count);
+  return limited;
+}
+
+/// Whether the values that some row must not see could be multiplied by zero instead of left out.
+bool Attention::hidden_values_are_finite() const {
+  for (int token = *std::min_element(limits_, limits_ + count_); token < block_.count; ++token) {
+    if (!all_finite(block_.values[token], key_type_, d_v_)) return false;
+  }
+  return true;
+}
+
+/// Adds the first `tokens` values, weighted, to rows `[first, last)`.
+void Attention::accumulate_rows(int first, int last, int tokens, const float* correction) {
+  if (!values_are_keys_) {
+    engine_->value_panel(block_.values, key_type_, tokens, d_v_, value_stride_, values_);
+  }
+  const int steps = (tokens + engine_->pack - 1) / engine_->pack;
+  engine_->accumulate(weights_ + first, rows_, last - first, values_, value_stride_, steps,
+                      static_cast<int>(state_.columns), correction == nullptr ? nullptr : correction + first,
+                      state_.sums + first * state_.columns, state_.columns);
+}
+
+void Attention::attend_block(const std::int64_t* bounds) {
+  const bool limited = set_limits(bounds);
+  engine_->key_rows(block_.keys, key_type_, block_.count, d_qk_, key_scratch_, key_units_);
+  engine_->scores(queries_, rows_, key_units_, block_.count, d_qk_ / engine_->pack, scores_);
+  engine_->softmax({.tokens = block_.count,
+                    .rows = rows_,
+                    .scores = scores_,
+                    .scale_log2 = scale_log2_,
+                    .limits = limited ? limits_ : nullptr,
+                    .max = state_.max,
+                    .sum = state_.sum,
+                    .correction = correction_,
+                    .weights = weights_});
+  const float* correction = started_ ? correction_ : nullptr;
+  started_ = true;
+  if (!limited || hidden_values_are_finite()) {
+    accumulate_rows(0, count_, block_.count, correction);
+    return;
+  }
+  for (int first = 0, last = 0; first < count_; first = last) {
+    while (last < count_ && limits_[last] == limits_[first]) ++last;
+    accumulate_rows(first, last, limits_[first], correction);
+  }
+}
+
+}  // namespace flashmla::cpu

@@ -1,0 +1,110 @@
+// Attention of a block of rows over a stream of keys: scores, online softmax, values.
+#pragma once
+
+#include <cstdint>
+
+#include "api/workspace.h"
+#include "cpu/engine.h"
+#include "flashmla/tensor.h"
+
+namespace flashmla::cpu {
+
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+/// Up to kBlockTokens keys that exist, in order of their positions; 16-bit rows of one type.
+struct KeyBlock {
+  int count = 0;
+  const void* keys[kBlockTokens];
+  const void* values[kBlockTokens];
+  std::int64_t positions[kBlockTokens];
+};
+
+/// Whether a 16-bit row holds neither infinity nor NaN.
+bool all_finite(const void* row, DataType type, int width);
+
+/// What the rows of a block have seen so far. `sums[row]` is the sum of 2^(logit - max) * value, not yet
+/// divided by `sum`; logits have base 2.
+struct PartialState {
+  float* sums = nullptr;  ///< `[rows][columns]`
+  float* max = nullptr;   ///< `[rows]`
+  float* sum = nullptr;   ///< `[rows]`
+  std::int64_t columns = 0;
+
+  static std::int64_t columns_of(std::int64_t d_v) { return round_up(d_v, kColumnTile); }
+  static PartialState take(Workspace& workspace, std::int64_t rows, std::int64_t d_v);
+
+  /// The state of the rows from `row` on.
+  PartialState from(std::int64_t row) const { return {sums + row * columns, max + row, sum + row, columns}; }
+};
+
+/// `into = from`, for `rows` rows.
+void copy_state(const PartialState& from, const PartialState& into, std::int64_t rows);
+
+/// Adds what `from` has seen to `into`; the bits depend on the order of merges alone.
+void merge_state(const PartialState& from, const PartialState& into, std::int64_t rows);
+
+/// Where one row's result goes.
+struct RowOutput {
+  void* out;
+  DataType type;
+  float* lse;
+  float* max_logit;   ///< or null
+  const float* sink;  ///< or null
+};
+
+/// Divides by the sum, applies the sink and writes a row; a row that saw nothing is lonely.
+void finish_row(const Engine& engine, const PartialState& state, std::int64_t row, std::int64_t d_v,
+                const RowOutput& to);
+
+/// A thread's buffers, for rows of one operation.
+class Attention {
+ public:
+  /// `latent`: a value is the first part of its key. Rows of different types meet as f32.
+  Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk, std::int64_t d_v,
+            double softmax_scale, bool latent);
+
+  /// Starts a block of up to kMaxRows rows; their queries are copied.
+  void begin(const void* const* queries, int count);
+
+  /// Attends over all keys of `source`, which has `bool next(KeyBlock&)`. With `bounds`, row `r` sees the
+  /// positions below `bounds[r]`; nothing else reaches its result, whatever it holds.
+  template <class Source>
+  void attend(Source& source, const std::int64_t* bounds) {
+    while (source.next(block_)) attend_block(bounds);
+  }
+
+  const PartialState& state() const { return state_; }
+  const Engine& engine() const { return *engine_; }
+
+ private:
+  void attend_block(const std::int64_t* bounds);
+  bool set_limits(const std::int64_t* bounds);
+  bool hidden_values_are_finite() const;
+  void accumulate_rows(int first, int last, int tokens, const float* correction);
+
+  const Engine* engine_;
+  DataType query_type_;
+  DataType key_type_;
+  int d_qk_;
+  int d_v_;
+  float scale_log2_;
+  bool values_are_keys_;
+  int count_ = 0;
+  std::int64_t rows_ = 0;
+  bool started_ = false;
+  KeyBlock block_;
+  const Unit* key_units_[kBlockTokens];
+  Unit* queries_;
+  float* key_scratch_;
+  Unit* values_;
+  std::int64_t value_stride_;
+  float* scores_;
+  Unit* weights_;
+  float* correction_;
+  std::int32_t* limits_;
+  PartialState state_;
+};
+
+}  // namespace flashmla::cpu

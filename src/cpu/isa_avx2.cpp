@@ -1,0 +1,32 @@
+// The engine for processors with AVX2, FMA and F16C.
+#include "cpu/engine.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+
+#include "cpu/tiles.h"
+
+namespace flashmla::cpu {
+namespace {
+
+struct Avx2 {
+  static constexpr int kLanes = 8;
+  using F32 = float __attribute__((vector_size(32)));
+  using I32 = std::int32_t __attribute__((vector_size(32)));
+  using U16 = std::uint16_t __attribute__((vector_size(16)));
+
+  static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+  static F32 widen_f16(U16 from) { return (F32)_mm256_cvtph_ps((__m128i)from); }
+  static U16 narrow_f16(F32 from) { return (U16)_mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT); }
+};
+
+}  // namespace
+
+static constexpr Engine kEngine = Tiles<F32Operand<Avx2>>::engine("avx2");
+const Engine* const kAvx2Engine = &kEngine;
+}  // namespace flashmla::cpu
+#else
+namespace flashmla::cpu {
+const Engine* const kAvx2Engine = nullptr;
+}  // namespace flashmla::cpu
+#endif

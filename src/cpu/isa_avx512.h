@@ -1,0 +1,27 @@
+// Vectors of AVX-512, for the files that are compiled with it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace flashmla::cpu {
+namespace {
+
+struct Avx512 {
+  static constexpr int kLanes = 16;
+  using F32 = float __attribute__((vector_size(64)));
+  using I32 = std::int32_t __attribute__((vector_size(64)));
+  using U16 = std::uint16_t __attribute__((vector_size(32)));
+
+  static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+
+  // The zero-masked forms: the plain ones of gcc 12 warn of an uninitialized vector.
+  static F32 widen_f16(U16 from) { return (F32)_mm512_maskz_cvtph_ps(0xffff, (__m256i)from); }
+  static U16 narrow_f16(F32 from) {
+    return (U16)_mm512_maskz_cvtps_ph(0xffff, (__m512)from, _MM_FROUND_TO_NEAREST_INT);
+  }
+};
+
+}  // namespace
+}  // namespace flashmla::cpu

@@ -1,0 +1,373 @@
+// mha_backward: weights are computed again from lse, in two passes that need no sums across threads: blocks
+// of keys get `d_k` and `d_v` from the queries that see them, blocks of queries get `d_q` from the keys that
+// they see. Every sum has a fixed order, so all gradients are deterministic.
+//
+// In both passes the block's own side are the *rows* (panels, transposed), and the other side comes by in
+// blocks of *tokens*: `d_k[row] += sum over tokens of dS[token][row] * q[token]`, and so on.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numbers>
+
+#include "api/shapes.h"
+#include "cpu/attention.h"
+#include "cpu/cpu.h"
+#include "cpu/engine.h"
+#include "cpu/packed_blocks.h"
+#include "cpu/thread_memory.h"
+#include "cpu/threads.h"
+
+namespace flashmla::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// Two rows that belong together: `(q, d_out)` of a query or `(k, v)` of a key.
+struct RowPair {
+  const void* qk;
+  const void* vo;
+};
+
+/// Tokens of the other side, with the rows `[first_row, last_row)` that each of them meets.
+struct TokenBlock {
+  int count = 0;
+  const void* qk[kBlockTokens];
+  const void* vo[kBlockTokens];
+  std::int32_t first_row[kBlockTokens];
+  std::int32_t last_row[kBlockTokens];
+  float lse_log2[kBlockTokens];  ///< where tokens are queries
+  float delta[kBlockTokens];
+
+  bool full() const { return count == kBlockTokens; }
+
+  void add(const RowPair& pair, std::int64_t first, std::int64_t last) {
+    qk[count] = pair.qk;
+    vo[count] = pair.vo;
+    first_row[count] = static_cast<std::int32_t>(first);
+    last_row[count] = static_cast<std::int32_t>(last);
+    ++count;
+  }
+};
+
+/// A thread's buffers: panels of the block's rows, and the gradients that add up there.
+class GradientRows {
+ public:
+  GradientRows(Workspace& workspace, DataType type, const MhaShape& shape, double softmax_scale, Side rows)
+      : engine_(&engine_for(type, type)),
+        type_(type),
+        d_qk_(static_cast<int>(shape.d_qk)),
+        d_v_(static_cast<int>(shape.d_v)),
+        softmax_scale_(static_cast<float>(softmax_scale)),
+        side_(rows) {
+    const auto pack = static_cast<std::size_t>(engine_->pack);
+    const std::size_t columns_qk = static_cast<std::size_t>(PartialState::columns_of(d_qk_));
+    const std::size_t columns_v = static_cast<std::size_t>(PartialState::columns_of(d_v_));
+    panel_qk_ = workspace.take<Unit>(kMaxRows * static_cast<std::size_t>(d_qk_) / pack);
+    panel_vo_ = workspace.take<Unit>(kMaxRows * static_cast<std::size_t>(d_v_) / pack);
+    scratch_ =
+        workspace.take<float>(pack == 1 ? kBlockTokens * static_cast<std::size_t>(std::max(d_qk_, d_v_)) : 0);
+    values_ = workspace.take<Unit>(kBlockTokens / pack * std::max(columns_qk, columns_v));
+    scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
+    d_weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
+    weights_ = workspace.take<Unit>(kBlockTokens / pack * kMaxRows);
+    d_scores_ = workspace.take<Unit>(kBlockTokens / pack * kMaxRows);
+    lse_log2_ = workspace.take<float>(kMaxRows);
+    delta_ = workspace.take<float>(kMaxRows);
+    ones_ = workspace.take<float>(kMaxRows);
+    sums_qk_ = workspace.take<float>(kMaxRows * columns_qk);
+    sums_v_ = workspace.take<float>(side_ == Side::kKeys ? kMaxRows * columns_v : 0);
+  }
+
+  void begin(const void* const* qk, const void* const* vo, int count) {
+    count_ = count;
+    rows_ = round_up(count, engine_->lanes);
+    engine_->pack_rows(qk, type_, count, d_qk_, rows_, panel_qk_);
+    engine_->pack_rows(vo, type_, count, d_v_, rows_, panel_vo_);
+    std::fill_n(ones_, kMaxRows, 1.0f);
+    std::fill_n(lse_log2_, kMaxRows, 0.0f);
+    std::fill_n(delta_, kMaxRows, 0.0f);
+    std::fill_n(sums_qk_, count * PartialState::columns_of(d_qk_), 0.0f);
+    if (side_ == Side::kKeys) std::fill_n(sums_v_, count * PartialState::columns_of(d_v_), 0.0f);
+  }
+
+  /// Statistics of a row, where rows are queries.
+  void set_query(int row, float lse, float delta) {
+    lse_log2_[row] = lse * std::numbers::log2e_v<float>;
+    delta_[row] = delta;
+  }
+
+  void add(const TokenBlock& block) {
+    multiply(block);
+    if (hidden_rows_are_finite(block)) {
+      accumulate(block, 0, count_);
+      return;
+    }
+    for (int token = 0; token < block.count; ++token) {
+      TokenBlock one;
+      one.add({block.qk[token], block.vo[token]}, block.first_row[token], block.last_row[token]);
+      one.lse_log2[0] = block.lse_log2[token];
+      one.delta[0] = block.delta[token];
+      multiply(one);
+      accumulate(one, one.first_row[0], one.last_row[0]);
+    }
+  }
+
+  void write_qk(int row, void* out) const {
+    engine_->narrow(sums_qk_ + row * PartialState::columns_of(d_qk_), softmax_scale_, d_qk_, type_, out);
+  }
+
+  void write_v(int row, void* out) const {
+    engine_->narrow(sums_v_ + row * PartialState::columns_of(d_v_), 1.0f, d_v_, type_, out);
+  }
+
+ private:
+  /// Weights and gradients of the scores of a block.
+  void multiply(const TokenBlock& block) {
+    const Unit* units[kBlockTokens];
+    engine_->key_rows(block.qk, type_, block.count, d_qk_, scratch_, units);
+    engine_->scores(panel_qk_, rows_, units, block.count, d_qk_ / engine_->pack, scores_);
+    engine_->key_rows(block.vo, type_, block.count, d_v_, scratch_, units);
+    engine_->scores(panel_vo_, rows_, units, block.count, d_v_ / engine_->pack, d_weights_);
+    const bool rows_are_queries = side_ == Side::kQueries;
+    const auto gradient = rows_are_queries ? engine_->gradient_of_query_rows : engine_->gradient_of_key_rows;
+    gradient({.tokens = block.count,
+              .rows = rows_,
+              .scores = scores_,
+              .d_weights = d_weights_,
+              .scale_log2 = softmax_scale_ * std::numbers::log2e_v<float>,
+              .lse_log2 = rows_are_queries ? lse_log2_ : block.lse_log2,
+              .delta = rows_are_queries ? delta_ : block.delta,
+              .first_row = block.first_row,
+              .last_row = block.last_row,
+              .weights = weights_,
+              .d_scores = d_scores_});
+  }
+
+  /// Whether a zero weight is enough to keep tokens out of rows that they do not meet.
+  bool hidden_rows_are_finite(const TokenBlock& block) const {
+    for (int token = 0; token < block.count; ++token) {
+      const bool meets_all = block.first_row[token] == 0 && block.last_row[token] == count_;
+      if (meets_all) continue;
+      if (!all_finite(block.qk[token], type_, d_qk_) || !all_finite(block.vo[token], type_, d_v_))
+        return false;
+    }
+    return true;
+  }
+
+  void accumulate(const TokenBlock& block, int first_row, int last_row) {
+    add_products(d_scores_, block.qk, block.count, d_qk_, first_row, last_row, sums_qk_);
+    if (side_ == Side::kKeys)
+      add_products(weights_, block.vo, block.count, d_v_, first_row, last_row, sums_v_);
+  }
+
+  void add_products(const Unit* weights, const void* const* tokens, int count, int width, int first_row,
+                    int last_row, float* sums) {
+    const std::int64_t columns = PartialState::columns_of(width);
+    engine_->value_panel(tokens, type_, count, width, columns, values_);
+    engine_->accumulate(weights + first_row, rows_, last_row - first_row, values_, columns,
+                        (count + engine_->pack - 1) / engine_->pack, static_cast<int>(columns), ones_,
+                        sums + first_row * columns, columns);
+  }
+
+  const Engine* engine_;
+  DataType type_;
+  int d_qk_;
+  int d_v_;
+  float softmax_scale_;
+  Side side_;
+  int count_ = 0;
+  std::int64_t rows_ = 0;
+  Unit* panel_qk_;
+  Unit* panel_vo_;
+  float* scratch_;
+  Unit* values_;
+  float* scores_;
+  float* d_weights_;
+  Unit* weights_;
+  Unit* d_scores_;
+  float* lse_log2_;
+  float* delta_;
+  float* ones_;
+  float* sums_qk_;
+  float* sums_v_;
+};
+
+/// The operation, its sizes, and `delta [total_q, h_q]`.
+struct BackwardJob {
+  const MhaBackward& op;
+  MhaShape shape;
+  double softmax_scale;
+  float* delta;
+  float* rows;  ///< two rows of f32 a thread, for delta
+
+  BackwardJob(Workspace& workspace, const MhaBackward& operation, int threads)
+      : op(operation),
+        shape(shape_of(operation)),
+        softmax_scale(softmax_scale_or_default(operation.softmax_scale, shape.d_qk)),
+        delta(workspace.take<float>(static_cast<std::size_t>(shape.total_q * shape.h_q))),
+        rows(workspace.take<float>(static_cast<std::size_t>(2 * threads * shape.d_v))) {}
+
+  GradientRows buffers(Workspace& workspace, Side side) const {
+    return {workspace, op.q.type, shape, softmax_scale, side};
+  }
+
+  ThreadMemory memory(Workspace& workspace, int threads) const {
+    // Key rows keep two gradients, query rows one: the larger of both serves the two passes.
+    return ThreadMemory(workspace, threads, [&](Workspace& mine) { buffers(mine, Side::kKeys); });
+  }
+
+  PackedBlocks blocks(Side side) const {
+    return {op.cu_seqlens_q, shape.total_q, op.cu_seqlens_k,
+            shape.total_k,   side,          side == Side::kQueries ? shape.h_q : shape.h_kv,
+            kMaxRows};
+  }
+
+  RowPair query(std::int64_t token, std::int64_t head) const {
+    return {packed_row(op.q, token, head), packed_row(op.d_out, token, head)};
+  }
+  RowPair key(std::int64_t token, std::int64_t kv_head) const {
+    return {packed_row(op.k, token, kv_head), packed_row(op.v, token, kv_head)};
+  }
+  float lse(std::int64_t token, std::int64_t head) const {
+    return op.lse.as<const float>()[token * op.lse.strides[0] + head * op.lse.strides[1]];
+  }
+  float& delta_of(std::int64_t token, std::int64_t head) const { return delta[token * shape.h_q + head]; }
+};
+
+void compute_delta(const BackwardJob& job, int threads) {
+  const MhaShape& shape = job.shape;
+  const Engine& engine = engine_for(job.op.q.type, job.op.q.type);
+  const auto d_v = static_cast<int>(shape.d_v);
+  parallel_for(threads, shape.total_q, [&](int thread, std::int64_t token) {
+    float* out = job.rows + 2 * thread * shape.d_v;
+    float* d_out = out + shape.d_v;
+    for (std::int64_t head = 0; head < shape.h_q; ++head) {
+      engine.widen(packed_row(job.op.out, token, head), job.op.out.type, d_v, out);
+      engine.widen(packed_row(job.op.d_out, token, head), job.op.d_out.type, d_v, d_out);
+      float sum = 0;
+      for (int i = 0; i < d_v; ++i) sum += out[i] * d_out[i];
+      job.delta_of(token, head) = sum;
+    }
+  });
+}
+
+/// `d_k` and `d_v` of a block of keys.
+void key_gradients(const BackwardJob& job, const PackedBlock& block, GradientRows& rows) {
+  const int count = static_cast<int>(block.end - block.begin);
+  const void* qk[kMaxRows];
+  const void* vo[kMaxRows];
+  for (int row = 0; row < count; ++row) {
+    const RowPair key = job.key(block.begin + row, block.head);
+    qk[row] = key.qk;
+    vo[row] = key.vo;
+  }
+  rows.begin(qk, vo, count);
+  const PackedSequence& sequence = block.sequence;
+  TokenBlock tokens;
+  for (std::int64_t head = block.head * job.shape.group(); head < (block.head + 1) * job.shape.group();
+       ++head) {
+    for (std::int64_t q = sequence.query_begin(block.begin, job.op.causal); q < sequence.q_end; ++q) {
+      const float lse = job.lse(q, head);
+      if (lse == kInfinity) continue;  // a lonely query gives no gradient, whatever else it holds
+      const std::int64_t seen =
+          std::min<std::int64_t>(sequence.key_end(q, job.op.causal) - block.begin, count);
+      tokens.lse_log2[tokens.count] = lse * std::numbers::log2e_v<float>;
+      tokens.delta[tokens.count] = job.delta_of(q, head);
+      tokens.add(job.query(q, head), 0, seen);
+      if (tokens.full()) {
+        rows.add(tokens);
+        tokens.count = 0;
+      }
+    }
+  }
+  if (tokens.count > 0) rows.add(tokens);
+  for (int row = 0; row < count; ++row) {
+    rows.write_qk(row, packed_row(job.op.d_k, block.begin + row, block.head));
+    rows.write_v(row, packed_row(job.op.d_v, block.begin + row, block.head));
+  }
+}
+
+/// `d_q` of a block of queries.
+void query_gradients(const BackwardJob& job, const PackedBlock& block, GradientRows& rows) {
+  const int count = static_cast<int>(block.end - block.begin);
+  const void* qk[kMaxRows];
+  const void* vo[kMaxRows];
+  for (int row = 0; row < count; ++row) {
+    const RowPair query = job.query(block.begin + row, block.head);
+    qk[row] = query.qk;
+    vo[row] = query.vo;
+  }
+  rows.begin(qk, vo, count);
+  for (int row = 0; row < count; ++row) {
+    rows.set_query(row, job.lse(block.begin + row, block.head), job.delta_of(block.begin + row, block.head));
+  }
+  const PackedSequence& sequence = block.sequence;
+  const std::int64_t end = sequence.key_end(block.end - 1, job.op.causal);
+  TokenBlock tokens;
+  for (std::int64_t k = sequence.k_begin; k < end; ++k) {
+    const std::int64_t first =
+        std::max(sequence.query_begin(k, job.op.causal) - block.begin, std::int64_t{0});
+    tokens.add(job.key(k, block.head / job.shape.group()), first, count);
+    if (tokens.full()) {
+      rows.add(tokens);
+      tokens.count = 0;
+    }
+  }
+  if (tokens.count > 0) rows.add(tokens);
+  for (int row = 0; row < count; ++row) {
+    std::uint16_t* out = packed_row(job.op.d_q, block.begin + row, block.head);
+    if (job.lse(block.begin + row, block.head) == kInfinity) {
+      std::memset(out, 0, 2 * static_cast<std::size_t>(job.shape.d_qk));
+    } else {
+      rows.write_qk(row, out);
+    }
+  }
+}
+
+template <class Gradients>
+void for_each_block(const BackwardJob& job, Side side, const ThreadMemory& memory, int threads,
+                    Gradients&& gradients) {
+  const PackedBlocks blocks = job.blocks(side);
+  WorkQueue queue(blocks.count());
+  parallel(threads, [&](int thread) {
+    Workspace mine = memory.of(thread);
+    GradientRows rows = job.buffers(mine, side);
+    PackedBlocks walk = blocks;
+    for (std::int64_t item = queue.take(); item >= 0; item = queue.take())
+      gradients(job, walk.at(item), rows);
+  });
+}
+
+void clear_uncovered_rows(const TensorView& cu_seqlens, const TensorView& gradient) {
+  for_each_uncovered_row(cu_seqlens, gradient.shape[0], [&](std::int64_t token) {
+    for (std::int64_t head = 0; head < gradient.shape[1]; ++head) {
+      std::memset(packed_row(gradient, token, head), 0, 2 * static_cast<std::size_t>(gradient.shape[2]));
+    }
+  });
+}
+
+}  // namespace
+
+std::size_t workspace_bytes(const MhaBackward& op, const Execution& on) {
+  Workspace workspace;
+  const int threads = threads_of(on);
+  const BackwardJob job(workspace, op, threads);
+  job.memory(workspace, threads);
+  return workspace.bytes();
+}
+
+void run(const MhaBackward& op, const Execution& on) {
+  const int threads = threads_of(on);
+  Workspace workspace(on);
+  const BackwardJob job(workspace, op, threads);
+  const ThreadMemory memory = job.memory(workspace, threads);
+  compute_delta(job, threads);
+  for_each_block(job, Side::kKeys, memory, threads, key_gradients);
+  for_each_block(job, Side::kQueries, memory, threads, query_gradients);
+  clear_uncovered_rows(op.cu_seqlens_q, op.d_q);
+  clear_uncovered_rows(op.cu_seqlens_k, op.d_k);
+  clear_uncovered_rows(op.cu_seqlens_k, op.d_v);
+}
+
+}  // namespace flashmla::cpu

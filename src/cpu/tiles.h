@@ -1,0 +1,441 @@
+// The engine's algorithms over a small vector type. Included once by each instruction set's file, which
+// is compiled with flags of its own: everything here has internal linkage, and no inline function of
+// another header is called, so that no code for one processor is linked into the path of another.
+//
+// A file provides `Vector`:
+//   kLanes; F32, I32, U16 (GCC vectors of kLanes elements); fma(a, b, c) = a * b + c with one rounding;
+//   widen_f16(U16) -> F32; narrow_f16(F32) -> U16.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "cpu/engine.h"
+
+namespace flashmla::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+template <class To, class From>
+inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class T>
+inline T load(const void* from) {
+  T value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <class T>
+inline void store(void* to, T value) {
+  __builtin_memcpy(to, &value, sizeof(value));
+}
+
+/// Arithmetic on one vector of floats that the compiler's vector types do not have.
+template <class V>
+struct Math {
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  using U16 = typename V::U16;
+
+  static F32 all(float value) { return F32{} + value; }
+
+  /// NaN in `b` is dropped: the sum of exponentials carries it.
+  static F32 max(F32 a, F32 b) { return a < b ? b : a; }
+
+  /// 2^x for x <= 128, relative error below 2e-7; zero below 2^-126, NaN for NaN.
+  static F32 exp2(F32 x) {
+    const F32 magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    const F32 clamped = x > all(128.0f) ? all(128.0f) : x;
+    const F32 shifted = clamped + magic;
+    const F32 fraction = clamped - (shifted - magic);
+    F32 power = all(1.5403530e-4f);  // Taylor coefficients ln(2)^k / k!, fraction is in [-0.5, 0.5]
+    power = V::fma(power, fraction, all(1.3333558e-3f));
+    power = V::fma(power, fraction, all(9.6181291e-3f));
+    power = V::fma(power, fraction, all(5.5504109e-2f));
+    power = V::fma(power, fraction, all(2.4022651e-1f));
+    power = V::fma(power, fraction, all(6.9314718e-1f));
+    power = V::fma(power, fraction, all(1.0f));
+    const I32 exponent = (bits_as<I32>(shifted) + 127) << 23;
+    const F32 result = power * bits_as<F32>(exponent);
+    return x < all(-126.0f) ? F32{} : result;
+  }
+
+  static F32 widen_bf16(U16 from) { return bits_as<F32>(__builtin_convertvector(from, I32) << 16); }
+
+  /// bf16 bits in the low half of each lane, rounded to nearest even.
+  static I32 bf16_bits(F32 from) {
+    const I32 bits = bits_as<I32>(from);
+    const I32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const I32 nan = I32{} + 0x7fc0;
+    return (from == from ? rounded : nan) & 0xffff;
+  }
+
+  static U16 narrow_bf16(F32 from) { return __builtin_convertvector(bf16_bits(from), U16); }
+
+  /// e4m3 codes, one in each lane. Without f32 subnormals, which a host may have switched off.
+  static F32 widen_e4m3(I32 code) {
+    const I32 magnitude = code & 0x7f;
+    const F32 normal = bits_as<F32>((magnitude << 20) + (120 << 23));
+    const F32 subnormal = __builtin_convertvector(magnitude, F32) * 0x1p-9f;
+    const F32 value = magnitude < 8 ? subnormal : normal;
+    const F32 finite = bits_as<F32>(bits_as<I32>(value) | ((code & 0x80) << 24));
+    return magnitude == 0x7f ? all(std::numeric_limits<float>::quiet_NaN()) : finite;
+  }
+
+  /// e4m3 codes of numbers up to 448, rounded to nearest even; everything that is not finite is NaN.
+  static I32 narrow_e4m3(F32 from) {
+    const I32 bits = bits_as<I32>(from);
+    const I32 magnitude = bits & 0x7fffffff;
+    const I32 normal = ((magnitude + 0x7ffff + ((magnitude >> 20) & 1)) >> 20) - (120 << 3);
+    const F32 steps = bits_as<F32>(magnitude) * 512.0f + 12582912.0f;  // in units of 2^-9
+    const I32 subnormal = bits_as<I32>(steps) & 0xf;
+    const I32 small = I32{} + (121 << 23);  // 2^-6, the smallest normal number
+    const I32 code = magnitude < small ? subnormal : normal;
+    const I32 infinite = I32{} + 0x7f800000;
+    return (magnitude < infinite ? code : I32{} + 0x7f) | ((bits >> 24) & 0x80);
+  }
+};
+
+/// Two bf16 numbers in a unit. `V` adds dot(sum, a, b): both products of each unit onto a lane.
+template <class V>
+struct Bf16Operand {
+  using Vec = V;
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  static constexpr int kPack = 2;
+
+  static F32 multiply_add(F32 sum, I32 a, I32 b) { return V::dot(sum, a, b); }
+  static I32 make(const F32* values) {
+    return Math<V>::bf16_bits(values[0]) | (Math<V>::bf16_bits(values[1]) << 16);
+  }
+};
+
+/// One f32 number in a unit.
+template <class V>
+struct F32Operand {
+  using Vec = V;
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  static constexpr int kPack = 1;
+
+  static F32 multiply_add(F32 sum, I32 a, I32 b) { return V::fma(bits_as<F32>(a), bits_as<F32>(b), sum); }
+  static I32 make(const F32* values) { return bits_as<I32>(values[0]); }
+};
+
+/// Tile sizes: accumulators and operands fit the registers, and there are enough independent sums to
+/// hide the latency of a multiply-add.
+template <class V>
+struct TileSizes {
+  static constexpr bool kManyRegisters = V::kLanes >= 16;
+  static constexpr int kRowVectors = 2;                   // score tile
+  static constexpr int kTokens = kManyRegisters ? 8 : 4;  // score tile
+  static constexpr int kRows = kManyRegisters ? 4 : 2;    // value tile
+  static constexpr int kColumnVectors = 4;                // value tile
+};
+
+template <class Operand>
+struct Tiles {
+  using V = typename Operand::Vec;
+  using M = Math<V>;
+  using Sizes = TileSizes<V>;
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  using U16 = typename V::U16;
+  static constexpr int kPack = Operand::kPack;
+  static constexpr int kLanes = V::kLanes;
+  static_assert(kColumnTile % (Sizes::kColumnVectors * kLanes) == 0);
+
+  // --- operands ---
+
+  static F32 widen_vector(const std::uint16_t* from, DataType type) {
+    const U16 bits = load<U16>(from);
+    return type == DataType::kBf16 ? M::widen_bf16(bits) : V::widen_f16(bits);
+  }
+
+  static float widen_one(std::uint16_t from, DataType type) {
+    std::uint16_t padded[kLanes] = {from};
+    return widen_vector(padded, type)[0];
+  }
+
+  static void widen(const void* source, DataType type, int count, float* out) {
+    if (type == DataType::kF32) {
+      __builtin_memcpy(out, source, sizeof(float) * static_cast<std::size_t>(count));
+      return;
+    }
+    const auto* from = static_cast<const std::uint16_t*>(source);
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(out + i, widen_vector(from + i, type));
+    for (; i < count; ++i) out[i] = widen_one(from[i], type);
+  }
+
+  static void narrow(const float* source, float factor, int count, DataType type, void* out) {
+    const auto narrow_some = [&](int at, int lanes) {
+      float values[kLanes] = {};
+      for (int i = 0; i < lanes; ++i) values[i] = source[at + i] * factor;
+      const F32 vector = load<F32>(values);
+      if (type == DataType::kF32) {
+        __builtin_memcpy(static_cast<float*>(out) + at, values,
+                         sizeof(float) * static_cast<std::size_t>(lanes));
+        return;
+      }
+      const U16 bits = type == DataType::kBf16 ? M::narrow_bf16(vector) : V::narrow_f16(vector);
+      __builtin_memcpy(static_cast<std::uint16_t*>(out) + at, &bits,
+                       sizeof(std::uint16_t) * static_cast<std::size_t>(lanes));
+    };
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) narrow_some(i, kLanes);
+    if (i < count) narrow_some(i, count - i);
+  }
+
+  /// The number at `column` of a 16-bit row as it stands in a unit.
+  static Unit unit_of(const std::uint16_t* row, int column, DataType type) {
+    if constexpr (kPack == 2) {
+      return load<Unit>(row + column);
+    } else {
+      return bits_as<Unit>(widen_one(row[column], type));
+    }
+  }
+
+  static void pack_rows(const void* const* source, DataType type, int count, int width, std::int64_t rows,
+                        Unit* panel) {
+    float wide[kLanes];
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const auto* row = i < count ? static_cast<const std::uint16_t*>(source[i]) : nullptr;
+      for (int column = 0; column < width; column += kLanes) {
+        const int lanes = width - column < kLanes ? width - column : kLanes;
+        Unit units[kLanes] = {};
+        if (row != nullptr && kPack == 2)
+          __builtin_memcpy(units, row + column, 2 * static_cast<std::size_t>(lanes));
+        if (row != nullptr && kPack == 1) {
+          widen(row + column, type, lanes, wide);
+          __builtin_memcpy(units, wide, sizeof(float) * static_cast<std::size_t>(lanes));
+        }
+        for (int u = 0; u < lanes / kPack; ++u) panel[(column / kPack + u) * rows + i] = units[u];
+      }
+    }
+  }
+
+  static void key_rows(const void* const* source, DataType type, int count, int width, float* scratch,
+                       const Unit** units) {
+    for (int i = 0; i < count; ++i) {
+      if constexpr (kPack == 2) {
+        units[i] = static_cast<const Unit*>(source[i]);
+      } else {
+        float* row = scratch + static_cast<std::int64_t>(i) * width;
+        widen(source[i], type, width, row);
+        units[i] = reinterpret_cast<const Unit*>(row);
+      }
+    }
+  }
+
+  static void value_panel(const void* const* source, DataType type, int count, int width, std::int64_t stride,
+                          Unit* panel) {
+    for (int i = 0; i < count; i += kPack) {
+      Unit* out = panel + i / kPack * stride;
+      if constexpr (kPack == 1) {
+        widen(source[i], type, width, reinterpret_cast<float*>(out));
+      } else {
+        const auto* low = static_cast<const std::uint16_t*>(source[i]);
+        const auto* high = i + 1 < count ? static_cast<const std::uint16_t*>(source[i + 1]) : nullptr;
+        int column = 0;
+        for (; column + kLanes <= width; column += kLanes) {
+          const I32 a = __builtin_convertvector(load<U16>(low + column), I32);
+          const I32 b = high != nullptr ? __builtin_convertvector(load<U16>(high + column), I32) : I32{};
+          store(out + column, a | (b << 16));
+        }
+        for (; column < width; ++column) {
+          const Unit b = high != nullptr ? high[column] : 0u;
+          out[column] = low[column] | (b << 16);
+        }
+      }
+      for (std::int64_t column = width; column < stride; ++column) out[column] = 0;
+    }
+  }
+
+  // --- products ---
+
+  template <int kVectors, int kTokens>
+  static void score_tile(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int steps,
+                         float* scores) {
+    F32 sums[kTokens][kVectors] = {};
+    for (int step = 0; step < steps; ++step) {
+      I32 row_units[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) row_units[v] = load<I32>(panel + step * rows + v * kLanes);
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const I32 token_unit = I32{} + static_cast<std::int32_t>(tokens[t][step]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          sums[t][v] = Operand::multiply_add(sums[t][v], row_units[v], token_unit);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) store(scores + t * rows + v * kLanes, sums[t][v]);
+    }
+  }
+
+  template <int kVectors>
+  static void score_columns(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count,
+                            int steps, float* scores) {
+    int t = 0;
+    for (; t + Sizes::kTokens <= count; t += Sizes::kTokens) {
+      score_tile<kVectors, Sizes::kTokens>(panel, rows, tokens + t, steps, scores + t * rows);
+    }
+    for (; t < count; ++t) score_tile<kVectors, 1>(panel, rows, tokens + t, steps, scores + t * rows);
+  }
+
+  static void scores(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count, int steps,
+                     float* out) {
+    constexpr int kTileRows = Sizes::kRowVectors * kLanes;
+    std::int64_t row = 0;
+    for (; row + kTileRows <= rows; row += kTileRows) {
+      score_columns<Sizes::kRowVectors>(panel + row, rows, tokens, count, steps, out + row);
+    }
+    for (; row < rows; row += kLanes) score_columns<1>(panel + row, rows, tokens, count, steps, out + row);
+  }
+
+  template <int kRows>
+  static void value_tile(const Unit* weights, std::int64_t rows, const Unit* values, std::int64_t stride,
+                         int steps, const float* correction, float* sums, std::int64_t sums_stride) {
+    constexpr int kVectors = Sizes::kColumnVectors;
+    F32 sum[kRows][kVectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = correction == nullptr
+                        ? F32{}
+                        : load<F32>(sums + r * sums_stride + v * kLanes) * M::all(correction[r]);
+      }
+    }
+    for (int step = 0; step < steps; ++step) {
+      I32 value[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) value[v] = load<I32>(values + step * stride + v * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const I32 weight = I32{} + static_cast<std::int32_t>(weights[step * rows + r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = Operand::multiply_add(sum[r][v], weight, value[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) store(sums + r * sums_stride + v * kLanes, sum[r][v]);
+    }
+  }
+
+  static void accumulate(const Unit* weights, std::int64_t rows, int count, const Unit* values,
+                         std::int64_t stride, int steps, int columns, const float* correction, float* sums,
+                         std::int64_t sums_stride) {
+    // Columns outside: the values of one column tile stay in the first-level cache for all rows.
+    for (int column = 0; column < columns; column += Sizes::kColumnVectors * kLanes) {
+      const auto tile = [&]<int kRows>(int row) {
+        value_tile<kRows>(weights + row, rows, values + column, stride, steps,
+                          correction == nullptr ? nullptr : correction + row,
+                          sums + row * sums_stride + column, sums_stride);
+      };
+      int row = 0;
+      for (; row + Sizes::kRows <= count; row += Sizes::kRows) tile.template operator()<Sizes::kRows>(row);
+      for (; row < count; ++row) tile.template operator()<1>(row);
+    }
+  }
+
+  // --- softmax ---
+
+  static void softmax(const SoftmaxBlock& block) {
+    for (std::int64_t row = 0; row < block.rows; row += kLanes) {
+      F32 logits[kBlockTokens];
+      const I32 limit = block.limits != nullptr ? load<I32>(block.limits + row) : I32{} + block.tokens;
+      const F32 old_max = load<F32>(block.max + row);
+      F32 max = old_max;
+      for (int t = 0; t < block.tokens; ++t) {
+        const F32 scaled = load<F32>(block.scores + t * block.rows + row) * M::all(block.scale_log2);
+        logits[t] = I32{} + t < limit ? scaled : M::all(-kInfinity);
+        max = M::max(max, logits[t]);
+      }
+      const F32 base = max == M::all(-kInfinity) ? F32{} : max;  // a row that has seen nothing yet
+      const F32 correction = M::exp2(old_max - base);
+      F32 sum = load<F32>(block.sum + row) * correction;
+      for (int t = 0; t < block.tokens; t += kPack) {
+        F32 weights[kPack] = {};
+        for (int i = 0; i < kPack && t + i < block.tokens; ++i) {
+          weights[i] = M::exp2(logits[t + i] - base);
+          sum += weights[i];
+        }
+        store(block.weights + t / kPack * block.rows + row, Operand::make(weights));
+      }
+      store(block.max + row, max);
+      store(block.sum + row, sum);
+      store(block.correction + row, correction);
+    }
+  }
+
+  template <bool kRowsAreQueries>
+  static void gradient(const GradientBlock& block) {
+    I32 lane{};
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    for (std::int64_t row = 0; row < block.rows; row += kLanes) {
+      const I32 rows = lane + static_cast<std::int32_t>(row);
+      for (int t = 0; t < block.tokens; t += kPack) {
+        F32 weights[kPack] = {};
+        F32 d_scores[kPack] = {};
+        for (int i = 0; i < kPack && t + i < block.tokens; ++i) {
+          const int token = t + i;
+          const std::int64_t at = token * block.rows + row;
+          const auto of_query = [&](const float* values) {
+            return kRowsAreQueries ? load<F32>(values + row) : M::all(values[token]);
+          };
+          const F32 logit = load<F32>(block.scores + at) * M::all(block.scale_log2);
+          const F32 weight = M::exp2(logit - of_query(block.lse_log2));
+          const F32 d_score = weight * (load<F32>(block.d_weights + at) - of_query(block.delta));
+          const I32 seen = (rows >= I32{} + block.first_row[token]) & (rows < I32{} + block.last_row[token]);
+          weights[i] = seen ? weight : F32{};
+          d_scores[i] = seen ? d_score : F32{};
+        }
+        const std::int64_t out = t / kPack * block.rows + row;
+        store(block.weights + out, Operand::make(weights));
+        store(block.d_scores + out, Operand::make(d_scores));
+      }
+    }
+  }
+
+  // --- FP8 ---
+
+  static void dequantize(const std::uint8_t* values, float scale, int count, std::uint16_t* out) {
+    for (int i = 0; i < count; i += kLanes) {
+      I32 code;
+      for (int lane = 0; lane < kLanes; ++lane) code[lane] = values[i + lane];
+      store(out + i, M::narrow_bf16(M::widen_e4m3(code) * M::all(scale)));
+    }
+  }
+
+  static void quantize(const std::uint16_t* source, float inverse_scale, int count, std::uint8_t* values) {
+    for (int i = 0; i < count; i += kLanes) {
+      const F32 scaled = M::widen_bf16(load<U16>(source + i)) * M::all(inverse_scale);
+      const I32 code = M::narrow_e4m3(scaled);
+      for (int lane = 0; lane < kLanes; ++lane) values[i + lane] = static_cast<std::uint8_t>(code[lane]);
+    }
+  }
+
+  static constexpr Engine engine(const char* name) {
+    return {name,           kPack,           kLanes,     pack_rows, key_rows, value_panel, scores,  softmax,
+            gradient<true>, gradient<false>, accumulate, widen,     narrow,   dequantize,  quantize};
+  }
+};
+
+}  // namespace
+}  // namespace flashmla::cpu
