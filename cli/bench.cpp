@@ -136,6 +136,8 @@ void require_writable(const std::string& path) {
   }
 }
 
+std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
 /// The dimensions in which the shapes differ, by position in values_of.
 std::vector<std::size_t> swept(const std::string& operation, const std::vector<Shape>& shapes) {
   const auto first = values_of(operation, shapes.front());
@@ -149,7 +151,17 @@ std::vector<std::size_t> swept(const std::string& operation, const std::vector<S
   return found;
 }
 
-std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+/// What all shapes of a sweep have in common.
+std::string fixed_values(const std::string& operation, const Shape& shape,
+                         const std::vector<std::size_t>& varied) {
+  const auto values = values_of(operation, shape);
+  std::string text;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (std::find(varied.begin(), varied.end(), i) != varied.end()) continue;
+    text += fmt::format(" {}={}", values[i].first, text_of(values[i].second));
+  }
+  return text;
+}
 
 std::string milliseconds(double seconds) { return fmt::format("{:.4g}", seconds * 1e3); }
 
@@ -158,6 +170,8 @@ std::string percent(double fraction) { return fmt::format("{:.1f}%", fraction * 
 void print_table(const BenchOptions& options, const std::vector<Shape>& shapes,
                  const std::vector<Measurement>& results, const Ceilings& ceilings) {
   const std::vector<std::size_t> varied = swept(options.operation, shapes);
+  fmt::print("{} on {}:{}\n", options.operation, results.front().kernel.name,
+             fixed_values(options.operation, shapes.front(), varied));
   std::vector<Column> columns;
   for (const std::size_t i : varied) {
     columns.push_back({values_of(options.operation, shapes.front())[i].first, Align::kRight});
@@ -217,7 +231,6 @@ int bench(const BenchOptions& options) {
   }
   fmt::print("ceilings of {} threads: {:.1f} GFLOP/s ({}), {:.2f} GB/s read\n", threads, ceilings.dot.gflops,
              ceilings.dot.instruction, ceilings.read_gbs);
-  fmt::print("{}: {}\n", results.front().kernel.name, to_string(options.operation, shapes.front()));
   print_table(options, shapes, results, ceilings);
   if (!options.json.empty()) write_json(options, results, ceilings, threads);
   return kSuccess;

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -23,13 +24,13 @@ double seconds_since(Clock::time_point start) {
 }
 
 // Where results go so that no loop is optimized away.
-volatile float float_result;
-volatile std::uint64_t int_result;
+volatile float dot_result;
+volatile std::uint64_t read_result;
 
-/// Runs a loop that many times on the calling thread.
-using DotLoop = void (*)(std::int64_t iterations);
+/// Runs a loop that many times on the calling thread; the result means nothing.
+using DotLoop = float (*)(std::int64_t iterations);
 
-/// Sums a range of words.
+/// Sums a range of words, in vectors; the result means nothing.
 using ReadLoop = std::uint64_t (*)(const std::uint64_t* begin, const std::uint64_t* end);
 
 /// A way of this processor to multiply and add, and to read.
@@ -47,9 +48,12 @@ constexpr int kNarrowChains = 12;  // of 16 registers
 using Floats = float __attribute__((vector_size(16)));
 using Words = std::uint64_t __attribute__((vector_size(16)));
 
-// Multiplies the running value, so that neither factor is the same in every iteration.
-void dot_portable(std::int64_t iterations) {
-  Floats sums[kNarrowChains] = {};
+// In all of these loops the chains begin with different values, or the compiler would see that they are one.
+// Where the multiplication is an instruction of its own to the compiler, the running value is a factor: the
+// product of two constants would be taken out of the loop.
+float dot_portable(std::int64_t iterations) {
+  Floats sums[kNarrowChains];
+  for (int i = 0; i < kNarrowChains; ++i) sums[i] = Floats{} + static_cast<float>(i);
   const Floats factor = {0.5F, 0.25F, 0.125F, 0.5F};
   const Floats term = {1, 2, 3, 4};
   for (std::int64_t i = 0; i < iterations; ++i) {
@@ -57,7 +61,7 @@ void dot_portable(std::int64_t iterations) {
     for (Floats& sum : sums) sum = sum * factor + term;
   }
   for (int i = 1; i < kNarrowChains; ++i) sums[0] += sums[i];
-  float_result = sums[0][0];
+  return sums[0][0];
 }
 
 std::uint64_t read_portable(const std::uint64_t* begin, const std::uint64_t* end) {
@@ -75,8 +79,9 @@ constexpr Vectors kPortable = {"128-bit multiply and add", kNarrowChains * 4 * 2
 
 #if defined(__x86_64__)
 
-__attribute__((target("avx2,fma"))) void dot_avx2(std::int64_t iterations) {
-  __m256 sums[kNarrowChains] = {};
+__attribute__((target("avx2,fma"))) float dot_avx2(std::int64_t iterations) {
+  __m256 sums[kNarrowChains];
+  for (int i = 0; i < kNarrowChains; ++i) sums[i] = _mm256_set1_ps(static_cast<float>(i));
   const __m256 factor = _mm256_set1_ps(0.5F);
   const __m256 term = _mm256_set1_ps(3);
   for (std::int64_t i = 0; i < iterations; ++i) {
@@ -84,7 +89,7 @@ __attribute__((target("avx2,fma"))) void dot_avx2(std::int64_t iterations) {
     for (__m256& sum : sums) sum = _mm256_fmadd_ps(sum, factor, term);
   }
   for (int i = 1; i < kNarrowChains; ++i) sums[0] = _mm256_add_ps(sums[0], sums[i]);
-  float_result = _mm256_cvtss_f32(sums[0]);
+  return sums[0][0];
 }
 
 __attribute__((target("avx2"))) std::uint64_t read_avx2(const std::uint64_t* begin,
@@ -94,11 +99,12 @@ __attribute__((target("avx2"))) std::uint64_t read_avx2(const std::uint64_t* beg
     sums[0] = _mm256_add_epi64(sums[0], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(word)));
     sums[1] = _mm256_add_epi64(sums[1], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(word + 4)));
   }
-  return static_cast<std::uint64_t>(_mm256_extract_epi64(_mm256_add_epi64(sums[0], sums[1]), 0));
+  return static_cast<std::uint64_t>(_mm256_add_epi64(sums[0], sums[1])[0]);
 }
 
-__attribute__((target("avx512f"))) void dot_avx512(std::int64_t iterations) {
-  __m512 sums[kWideChains] = {};
+__attribute__((target("avx512f"))) float dot_avx512(std::int64_t iterations) {
+  __m512 sums[kWideChains];
+  for (int i = 0; i < kWideChains; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512 factor = _mm512_set1_ps(0.5F);
   const __m512 term = _mm512_set1_ps(3);
   for (std::int64_t i = 0; i < iterations; ++i) {
@@ -106,12 +112,13 @@ __attribute__((target("avx512f"))) void dot_avx512(std::int64_t iterations) {
     for (__m512& sum : sums) sum = _mm512_fmadd_ps(sum, factor, term);
   }
   for (int i = 1; i < kWideChains; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
-  float_result = _mm512_reduce_add_ps(sums[0]);
+  return sums[0][0];
 }
 
-__attribute__((target("avx512f,avx512bf16,avx512bw,avx512vl"))) void dot_avx512_bf16(
+__attribute__((target("avx512f,avx512bf16,avx512bw,avx512vl"))) float dot_avx512_bf16(
     std::int64_t iterations) {
-  __m512 sums[kWideChains] = {};
+  __m512 sums[kWideChains];
+  for (int i = 0; i < kWideChains; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
   const auto a = (__m512bh)_mm512_set1_epi16(0x3f80);  // 1.0
   const auto b = (__m512bh)_mm512_set1_epi16(0x3f00);  // 0.5
   for (std::int64_t i = 0; i < iterations; ++i) {
@@ -119,7 +126,7 @@ __attribute__((target("avx512f,avx512bf16,avx512bw,avx512vl"))) void dot_avx512_
     for (__m512& sum : sums) sum = _mm512_dpbf16_ps(sum, a, b);
   }
   for (int i = 1; i < kWideChains; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
-  float_result = _mm512_reduce_add_ps(sums[0]);
+  return sums[0][0];
 }
 
 __attribute__((target("avx512f"))) std::uint64_t read_avx512(const std::uint64_t* begin,
@@ -131,7 +138,7 @@ __attribute__((target("avx512f"))) std::uint64_t read_avx512(const std::uint64_t
   }
   const __m512i sum =
       _mm512_add_epi64(_mm512_add_epi64(sums[0], sums[1]), _mm512_add_epi64(sums[2], sums[3]));
-  return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(sum));
+  return static_cast<std::uint64_t>(sum[0]);
 }
 
 Vectors best_vectors() {
@@ -156,17 +163,26 @@ Vectors best_vectors() { return kPortable; }
 }  // namespace
 
 DotPeak measure_dot_peak(int threads) {
-  constexpr std::int64_t kIterations = 300'000;
-  constexpr int kRuns = 20;
+  // A third of a millisecond: the time slices of a busy machine are longer, so few runs are interrupted.
+  constexpr std::int64_t kIterations = 20'000;
+  constexpr double kSeconds = 0.5;
   const Vectors vectors = best_vectors();
-  double best = 1e30;
-  for (int run = 0; run < kRuns; ++run) {
-    const Clock::time_point start = Clock::now();
-#pragma omp parallel num_threads(threads)
-    vectors.dot(kIterations);
-    best = std::min(best, seconds_since(start));
+  double runs_per_second = 0;
+  float sum = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : sum, runs_per_second)
+  {
+    std::vector<double> times;
+    for (const Clock::time_point begin = Clock::now(); seconds_since(begin) < kSeconds;) {
+      const Clock::time_point start = Clock::now();
+      sum += vectors.dot(kIterations);
+      times.push_back(seconds_since(start));
+    }
+    // Not the best run: when this thread is the last to end it may have a core for itself.
+    std::sort(times.begin(), times.end());
+    runs_per_second += 1 / times[times.size() / 10];
   }
-  return {.gflops = vectors.flops_per_iteration * kIterations * threads / best * 1e-9,
+  dot_result = sum;
+  return {.gflops = vectors.flops_per_iteration * kIterations * runs_per_second * 1e-9,
           .instruction = vectors.instruction};
 }
 
@@ -178,29 +194,34 @@ std::size_t read_buffer_bytes() {
 }
 
 double measure_read_rate(int threads, std::size_t bytes) {
-  constexpr int kPasses = 5;
+  constexpr int kPasses = 3;
+  constexpr std::size_t kPieces = 8;    // measured one by one: a short time has fewer interruptions
   constexpr std::size_t kChunk = 4096;  // words; a multiple of what any loop reads at once
   const Vectors vectors = best_vectors();
-  const std::size_t chunks =
-      std::max<std::size_t>(1, bytes / sizeof(std::uint64_t) / kChunk / threads) * threads;
-  const auto words = std::make_unique_for_overwrite<std::uint64_t[]>(chunks * kChunk);
-  double best = 1e30;
-  // Pass 0 writes, so that each thread has real pages of its own.
-  for (int pass = 0; pass <= kPasses; ++pass) {
-    const Clock::time_point start = Clock::now();
+  const std::size_t share =
+      std::max<std::size_t>(1, bytes / sizeof(std::uint64_t) / kPieces / kChunk / threads) * kChunk;
+  const std::size_t piece = share * threads;
+  const auto words = std::make_unique_for_overwrite<std::uint64_t[]>(piece * kPieces);
+  const auto share_of = [&](std::size_t i) {
+    return words.get() + i * piece + static_cast<std::size_t>(omp_get_thread_num()) * share;
+  };
+  for (std::size_t i = 0; i < kPieces; ++i) {
 #pragma omp parallel num_threads(threads)
-    {
-      const std::size_t share = chunks / static_cast<std::size_t>(omp_get_num_threads()) * kChunk;
-      std::uint64_t* begin = words.get() + static_cast<std::size_t>(omp_get_thread_num()) * share;
-      if (pass == 0) {
-        std::fill(begin, begin + share, 1);
-      } else {
-        int_result = vectors.read(begin, begin + share);
-      }
-    }
-    if (pass > 0) best = std::min(best, seconds_since(start));
+    std::fill_n(share_of(i), share, 1);
   }
-  return static_cast<double>(chunks * kChunk * sizeof(std::uint64_t)) / best * 1e-9;
+  double best = 1e30;
+  for (std::size_t i = 0; i < kPasses * kPieces; ++i) {
+    const Clock::time_point start = Clock::now();
+    std::uint64_t sum = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : sum)
+    {
+      const std::uint64_t* begin = share_of(i % kPieces);
+      sum += vectors.read(begin, begin + share);
+    }
+    best = std::min(best, seconds_since(start));
+    read_result = sum;
+  }
+  return static_cast<double>(piece * sizeof(std::uint64_t)) / best * 1e-9;
 }
 
 }  // namespace flashmla::cli

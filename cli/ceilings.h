@@ -12,14 +12,14 @@ struct DotPeak {
 };
 
 /// The most that `threads` threads together reach with the best dot-product instruction of this machine:
-/// independent accumulators in registers, nothing read from memory. Takes about a third of a second.
+/// independent accumulators in registers, nothing read from memory. Takes half a second.
 DotPeak measure_dot_peak(int threads);
 
 /// The buffer of the read rate on this machine: 2 GiB, or less where that is much of the memory.
 std::size_t read_buffer_bytes();
 
-/// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size, best of several
-/// passes. The buffer should be much larger than the last-level cache.
+/// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size: the best of its pieces
+/// in several passes. The buffer should be much larger than the last-level cache.
 double measure_read_rate(int threads, std::size_t bytes);
 
 }  // namespace flashmla::cli
