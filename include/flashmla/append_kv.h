@@ -14,14 +14,14 @@ namespace flashmla {
 /// tokens with the same slot the last one stays.
 struct AppendKv {
   /// bf16 or f16 `[tokens, d_latent]`. For FP8 formats the part that is quantized (512 or 448 wide).
-  TensorView latent;
+  TensorView latent = {};
   /// Type of `latent`, `[tokens, d_rope]`, stored behind the latent; copied.
-  TensorView rope;
+  TensorView rope = {};
   /// i32 or i64 `[tokens]`.
-  TensorView slot_mapping;
+  TensorView slot_mapping = {};
   /// `[blocks, page, 1, row]`: the type of `latent` with `row = d_latent + d_rope`, or u8 with an FP8
   /// row (then `latent` is bf16). Only the named slots are written.
-  TensorView kv_cache;
+  TensorView kv_cache = {};
 
   static const Fields<AppendKv>& fields();
 };

@@ -20,15 +20,15 @@ namespace flashmla {
 /// Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1.2, with the up-projections absorbed.
 struct DenseDecode {
   /// bf16 or f16 `[batch, s_q, h_q, d_qk]`.
-  TensorView q;
+  TensorView q = {};
   /// Type of `q`, `[blocks, page, h_kv, d_qk]`: blocks of `page` tokens.
-  TensorView kv_cache;
+  TensorView kv_cache = {};
   /// i32 `[batch, max_blocks]`: the blocks of each sequence in order. Entries behind the last used
   /// block are never read. Tokens of a block outside `[0, blocks)` are masked.
-  TensorView block_table;
+  TensorView block_table = {};
   /// i32 `[batch]`: tokens in the cache, the `s_q` new ones included; clamped to
   /// `[0, max_blocks * page]`.
-  TensorView cache_seqlens;
+  TensorView cache_seqlens = {};
   /// Optional, both or none: from make_schedule (see schedule.h), i32 `[parts, 8]`.
   TensorView schedule = {};
   /// i32 `[batch + 1]`.
@@ -41,9 +41,9 @@ struct DenseDecode {
   /// the rest of the batch (batch-invariant). 0 balances the work over the machine instead.
   std::int64_t split_size = 0;
   /// Type of `q`, `[batch, s_q, h_q, d_v]`, `d_v <= d_qk`.
-  TensorView out;
+  TensorView out = {};
   /// f32 `[batch, h_q, s_q]`, natural logarithm.
-  TensorView lse;
+  TensorView lse = {};
 
   static const Fields<DenseDecode>& fields();
 };

@@ -13,9 +13,9 @@ namespace flashmla {
 /// every kernel attends over.
 struct DequantizeKv {
   /// u8 `[blocks, page, 1, row]`.
-  TensorView kv_cache;
+  TensorView kv_cache = {};
   /// bf16 `[blocks, page, 1, d_qk]`.
-  TensorView kv;
+  TensorView kv = {};
 
   static const Fields<DequantizeKv>& fields();
 };

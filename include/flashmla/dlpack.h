@@ -48,7 +48,7 @@ inline DLTensor to_dlpack(TensorView& view) {
 /// every kind (uint8, int8, float8) are taken as bytes. Throws Error for an element type, a device
 /// or a number of dimensions that the library does not know.
 inline TensorView from_dlpack(const DLTensor& tensor) {
-  TensorView view;
+  TensorView view = {};
   const DLDataType type = tensor.dtype;
   if (type.lanes == 1 && type.bits == 8) {
     view.type = DataType::kU8;

@@ -19,13 +19,13 @@ namespace flashmla {
 /// `s_q = 1`), with `lse` transposed through its strides.
 struct MergeStates {
   /// Two or more of bf16, f16 or f32 `[batch, s_q, h_q, d_v]`, all of one type.
-  std::span<const TensorView> outs;
+  std::span<const TensorView> outs = {};
   /// As many of f32 `[batch, h_q, s_q]`.
-  std::span<const TensorView> lses;
+  std::span<const TensorView> lses = {};
   /// bf16, f16 or f32 `[batch, s_q, h_q, d_v]`. May be the memory of one of `outs`.
-  TensorView out;
+  TensorView out = {};
   /// f32 `[batch, h_q, s_q]`. May be the memory of one of `lses`.
-  TensorView lse;
+  TensorView lse = {};
 
   static const Fields<MergeStates>& fields();
 };

@@ -17,26 +17,26 @@ namespace flashmla {
 /// Source: FlashAttention-2 (arXiv 2307.08691), section 3.1.2.
 struct MhaBackward {
   /// As in MhaForward.
-  TensorView q;
-  TensorView k;
-  TensorView v;
+  TensorView q = {};
+  TensorView k = {};
+  TensorView v = {};
   /// The outputs of MhaForward.
-  TensorView out;
-  TensorView lse;
+  TensorView out = {};
+  TensorView lse = {};
   /// Type of `q`, `[total_q, h_q, d_v]`.
-  TensorView d_out;
-  TensorView cu_seqlens_q;
-  TensorView cu_seqlens_k;
+  TensorView d_out = {};
+  TensorView cu_seqlens_q = {};
+  TensorView cu_seqlens_k = {};
   std::optional<float> softmax_scale = std::nullopt;
   bool causal = false;
   /// Ask for the same bits of `d_q` in every run too; `d_k` and `d_v` always have them.
   bool deterministic = false;
   /// Type of `q`, `[total_q, h_q, d_qk]`.
-  TensorView d_q;
+  TensorView d_q = {};
   /// Type of `q`, `[total_k, h_kv, d_qk]`.
-  TensorView d_k;
+  TensorView d_k = {};
   /// Type of `q`, `[total_k, h_kv, d_v]`.
-  TensorView d_v;
+  TensorView d_v = {};
 
   static const Fields<MhaBackward>& fields();
 };

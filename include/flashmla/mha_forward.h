@@ -18,23 +18,23 @@ namespace flashmla {
 /// A row that no sequence covers, or that sees nothing, gets `out = 0`, `lse = +inf`.
 struct MhaForward {
   /// bf16 or f16 `[total_q, h_q, d_qk]`.
-  TensorView q;
+  TensorView q = {};
   /// Type of `q`, `[total_k, h_kv, d_qk]`.
-  TensorView k;
+  TensorView k = {};
   /// Type of `q`, `[total_k, h_kv, d_v]`.
-  TensorView v;
+  TensorView v = {};
   /// i32 `[batch + 1]`.
-  TensorView cu_seqlens_q;
+  TensorView cu_seqlens_q = {};
   /// i32 `[batch + 1]`.
-  TensorView cu_seqlens_k;
+  TensorView cu_seqlens_k = {};
   /// Factor of the logits; default `1 / sqrt(d_qk)`.
   std::optional<float> softmax_scale = std::nullopt;
   /// Query `i` of a sequence sees keys `t <= len_k - len_q + i` instead of all.
   bool causal = false;
   /// Type of `q`, `[total_q, h_q, d_v]`.
-  TensorView out;
+  TensorView out = {};
   /// f32 `[total_q, h_q]`, natural logarithm.
-  TensorView lse;
+  TensorView lse = {};
 
   static const Fields<MhaForward>& fields();
 };

@@ -15,9 +15,9 @@ namespace flashmla {
 /// part in `amax`.
 struct QuantizeKv {
   /// bf16 `[blocks, page, 1, d_qk]`.
-  TensorView kv;
+  TensorView kv = {};
   /// u8 `[blocks, page, 1, row]`; the format follows from `row`. Padding between blocks is not touched.
-  TensorView kv_cache;
+  TensorView kv_cache = {};
 
   static const Fields<QuantizeKv>& fields();
 };

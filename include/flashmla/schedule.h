@@ -33,9 +33,9 @@ struct MakeSchedule {
   /// i32 `[parts, 8]`, any `parts >= 1` (schedule_parts has a good number). Row `p`: first sequence,
   /// its first key, last sequence, the end of its keys, number of the first sequence's split that
   /// begins here, `split_size`, 0, 0. A part without work has a first sequence behind its last.
-  TensorView schedule;
+  TensorView schedule = {};
   /// i32 `[batch + 1]`: splits of all sequences before this one.
-  TensorView num_splits;
+  TensorView num_splits = {};
 
   static const Fields<MakeSchedule>& fields();
 };

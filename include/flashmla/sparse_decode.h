@@ -20,12 +20,12 @@ namespace flashmla {
 /// Source: DeepSeek-V3.2 (DeepSeek Sparse Attention); formulas as for DenseDecode.
 struct SparseDecode {
   /// bf16 or f16 `[batch, s_q, h_q, d_qk]`.
-  TensorView q;
+  TensorView q = {};
   /// u8 `[blocks, page, 1, row]` in an FP8 format that `row`, in bytes, tells (kv_format.h), or the
   /// type of `q`, `[blocks, page, h_kv, d_qk]`.
-  TensorView kv_cache;
+  TensorView kv_cache = {};
   /// i32 `[batch, s_q, topk]`; shared by all heads.
-  TensorView indices;
+  TensorView indices = {};
   /// Optional i32 `[batch]`: only the leftmost entries of `indices` count; the rest is never read.
   TensorView topk_length = {};
   /// Optional f32 `[h_q]`: scales `out` by `exp(lse) / (exp(lse) + exp(attn_sink))`; not `lse`.
@@ -45,9 +45,9 @@ struct SparseDecode {
   /// As in DenseDecode; counts entries of `indices`, then of `extra_indices`.
   std::int64_t split_size = 0;
   /// Type of `q`, `[batch, s_q, h_q, d_v]`, `d_v <= d_qk`.
-  TensorView out;
+  TensorView out = {};
   /// f32 `[batch, h_q, s_q]`, natural logarithm; without the sink.
-  TensorView lse;
+  TensorView lse = {};
 
   static const Fields<SparseDecode>& fields();
 };

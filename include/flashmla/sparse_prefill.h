@@ -16,11 +16,11 @@ namespace flashmla {
 /// Source: DeepSeek-V3.2 (DeepSeek Sparse Attention); formulas as for DenseDecode.
 struct SparsePrefill {
   /// bf16 or f16 `[s_q, h_q, d_qk]`.
-  TensorView q;
+  TensorView q = {};
   /// Type of `q`, `[s_kv, h_kv, d_qk]`.
-  TensorView kv;
+  TensorView kv = {};
   /// i32 `[s_q, h_kv, topk]`.
-  TensorView indices;
+  TensorView indices = {};
   /// Optional f32 `[h_q]`: scales `out` by `exp(lse) / (exp(lse) + exp(attn_sink))`; not `lse`.
   TensorView attn_sink = {};
   /// Optional i32 `[s_q]`: only the leftmost entries of `indices` count; the rest is never read.
@@ -28,11 +28,11 @@ struct SparsePrefill {
   /// Factor of the logits; default `1 / sqrt(d_qk)`.
   std::optional<float> softmax_scale = std::nullopt;
   /// Type of `q`, `[s_q, h_q, d_v]`, `d_v <= d_qk`.
-  TensorView out;
+  TensorView out = {};
   /// f32 `[s_q, h_q]`: the largest logit, `softmax_scale` included; without the sink.
-  TensorView max_logits;
+  TensorView max_logits = {};
   /// f32 `[s_q, h_q]`, natural logarithm; without the sink.
-  TensorView lse;
+  TensorView lse = {};
 
   static const Fields<SparsePrefill>& fields();
 };

@@ -1,8 +1,6 @@
 // DenseDecode: fields, rules, index checks.
 #include "flashmla/dense_decode.h"
 
-#include <algorithm>
-
 #include "api/index_checks.h"
 #include "api/run.h"
 #include "api/shapes.h"
@@ -41,7 +39,8 @@ void check_rules(const DenseDecode& op) {
   require_grouped_heads(kName, shape.h_q, shape.h_kv);
   require_latent_widths(kName, shape.d_qk, shape.d_v);
   require_positive(kName, {{"page", op.kv_cache.shape[1]}});
-  require_schedule(kName, op.schedule, op.num_splits, op.split_size);
+  require_schedule(kName, op.schedule, op.num_splits);
+  require_schedule_range(kName, shape.batch, {"cache_seqlens", longest_sequence(op)}, op.split_size);
   require_finite_scale(kName, op.softmax_scale);
 }
 
@@ -49,7 +48,7 @@ void check_indices(const DenseDecode& op) {
   constexpr std::string_view kName = "dense_decode";
   const std::int64_t page = op.kv_cache.shape[1];
   const std::int64_t blocks = op.kv_cache.shape[0];
-  require_lengths(kName, "cache_seqlens", op.cache_seqlens, op.block_table.shape[1] * page);
+  require_lengths(kName, "cache_seqlens", op.cache_seqlens, longest_sequence(op));
   for (std::int64_t b = 0; b < op.q.shape[0]; ++b) {
     const std::int64_t used = (index_at(op.cache_seqlens, b) + page - 1) / page;
     for (std::int64_t i = 0; i < used; ++i) {

@@ -1,6 +1,8 @@
 // MakeSchedule: fields, rules, index checks, and the schedule of a decode operation.
 #include "flashmla/schedule.h"
 
+#include <algorithm>
+
 #include "api/index_checks.h"
 #include "api/run.h"
 #include "api/shapes.h"
@@ -36,11 +38,15 @@ const Fields<MakeSchedule>& MakeSchedule::fields() {
 void check_rules(const MakeSchedule& op) {
   constexpr std::string_view kName = "make_schedule";
   require_positive(kName, {{"schedule rows", op.schedule.shape[0]}});
-  for (const NamedSize& size :
-       {NamedSize{"max_seqlen", op.max_seqlen}, NamedSize{"topk", op.topk},
-        NamedSize{"extra_topk", op.extra_topk}, NamedSize{"split_size", op.split_size}}) {
+  for (const NamedSize& size : {NamedSize{"max_seqlen", op.max_seqlen}, NamedSize{"topk", op.topk},
+                                NamedSize{"extra_topk", op.extra_topk}}) {
     require_not_negative(kName, size);
   }
+  const std::int64_t batch = op.num_splits.shape[0] - 1;
+  require_schedule_range(kName, batch, {"max_seqlen", std::min(op.max_seqlen, kLargestLength)},
+                         op.split_size);
+  require_schedule_range(kName, batch, {"topk", op.topk}, op.split_size);
+  require_schedule_range(kName, batch, {"topk + extra_topk", op.topk + op.extra_topk}, op.split_size);
   const bool sparse =
       op.topk != 0 || op.extra_topk != 0 || op.topk_length.given() || op.extra_topk_length.given();
   if (op.cache_seqlens.given() && sparse) {
@@ -72,7 +78,7 @@ MakeSchedule schedule_request(const DenseDecode& op) {
   require_dims("make_schedule", "kv_cache", op.kv_cache, 4);
   require_dims("make_schedule", "block_table", op.block_table, 2);
   return {.cache_seqlens = op.cache_seqlens,
-          .max_seqlen = op.block_table.shape[1] * op.kv_cache.shape[1],
+          .max_seqlen = longest_sequence(op),
           .split_size = op.split_size,
           .schedule = op.schedule,
           .num_splits = op.num_splits};

@@ -1,8 +1,10 @@
 // The sizes of a checked operation as plain numbers, and the defaults that follow from them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 
 #include "flashmla/operations.h"
@@ -24,6 +26,16 @@ inline DecodeShape shape_of(const SparseDecode& op) {
 
 /// Tokens that a paged cache `[blocks, page, h_kv, row]` holds.
 inline std::int64_t tokens_in(const TensorView& kv_cache) { return kv_cache.shape[0] * kv_cache.shape[1]; }
+
+/// A length is an i32.
+inline constexpr std::int64_t kLargestLength = std::numeric_limits<std::int32_t>::max();
+
+/// Tokens that a row of `block_table` can name, as far as a length can count them.
+inline std::int64_t longest_sequence(const DenseDecode& op) {
+  const std::int64_t page = std::max<std::int64_t>(op.kv_cache.shape[1], 1);
+  const std::int64_t max_blocks = op.block_table.shape[1];
+  return max_blocks > kLargestLength / page ? kLargestLength : max_blocks * page;
+}
 
 struct PrefillShape {
   std::int64_t s_q, s_kv, h_q, h_kv, topk, d_qk, d_v;

@@ -1,6 +1,7 @@
 // Rules that several operations share, each with its message.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "api/message.h"
+#include "api/shapes.h"
 #include "flashmla/kv_format.h"
 #include "flashmla/tensor.h"
 
@@ -70,12 +72,25 @@ inline void require_both_or_none(std::string_view operation, std::string_view a_
        " is missing");
 }
 
+/// The numbers of a schedule are i32. `longest`: keys of a sequence at most.
+inline void require_schedule_range(std::string_view operation, std::int64_t batch, NamedSize longest,
+                                   std::int64_t split_size) {
+  require_not_negative(operation, {"split_size", split_size});
+  if (longest.value > kLargestLength) {
+    fail(ErrorKind::kValue, operation, longest.name, " must be below 2^31, got ", longest.value);
+  }
+  const std::int64_t splits = split_size == 0 ? 1 : (longest.value + split_size - 1) / split_size;
+  if (splits > kLargestLength / std::max<std::int64_t>(batch, 1)) {
+    fail(ErrorKind::kValue, operation, "batch * ", longest.name, " / split_size must be below 2^31, got ",
+         batch, " * ", longest.value, " / ", split_size);
+  }
+}
+
 /// The schedule of a decode operation.
 inline void require_schedule(std::string_view operation, const TensorView& schedule,
-                             const TensorView& num_splits, std::int64_t split_size) {
+                             const TensorView& num_splits) {
   require_both_or_none(operation, "schedule", schedule, "num_splits", num_splits);
   if (schedule.given()) require_positive(operation, {{"schedule rows", schedule.shape[0]}});
-  require_not_negative(operation, {"split_size", split_size});
 }
 
 /// Format of a cache whose rows hold `d_qk` values.

@@ -1,8 +1,6 @@
 // SparseDecode: fields, rules, index checks.
 #include "flashmla/sparse_decode.h"
 
-#include <algorithm>
-
 #include "api/index_checks.h"
 #include "api/run.h"
 #include "api/shapes.h"
@@ -56,7 +54,10 @@ void check_rules(const SparseDecode& op) {
     fail(ErrorKind::kValue, kName,
          "extra_topk_length needs extra_kv_cache and extra_indices, which are missing");
   }
-  require_schedule(kName, op.schedule, op.num_splits, op.split_size);
+  require_schedule(kName, op.schedule, op.num_splits);
+  const std::int64_t extra_topk = op.extra_indices.given() ? op.extra_indices.shape[2] : 0;
+  require_schedule_range(kName, shape.batch, {"topk + extra_topk", op.indices.shape[2] + extra_topk},
+                         op.split_size);
   require_finite_scale(kName, op.softmax_scale);
 }
 

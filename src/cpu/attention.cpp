@@ -14,14 +14,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-bool all_finite(const void* row, DataType type, int width) {
-  const auto* bits = static_cast<const std::uint16_t*>(row);
-  const std::uint16_t exponent = type == DataType::kBf16 ? 0x7f80 : 0x7c00;
-  int not_finite = 0;
-  for (int i = 0; i < width; ++i) not_finite |= (bits[i] & exponent) == exponent;
-  return not_finite == 0;
-}
-
 PartialState PartialState::take(Workspace& workspace, std::int64_t rows, std::int64_t d_v) {
   PartialState state;
   state.columns = columns_of(d_v);
@@ -69,7 +61,27 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
   engine.narrow(state.sums + row * state.columns, static_cast<float>(share / sum), static_cast<int>(d_v),
                 to.type, to.out);
   *to.lse = static_cast<float>(lse);
-  if (to.max_logit != nullptr) *to.max_logit = static_cast<float>(std::isnan(sum) ? lse : max_logit);
+  if (to.max_logit == nullptr) return;
+  const bool saw_nan = std::isnan(sum) && max_logit != kInfinity;
+  *to.max_logit = static_cast<float>(saw_nan ? lse : max_logit);
+}
+
+Factors take_factors(Workspace& workspace, const Engine& engine) {
+  const auto units = static_cast<std::size_t>(kBlockTokens / engine.pack * kMaxRows);
+  const auto groups = static_cast<std::size_t>(kMaxRows / engine.lanes);
+  return {.units = workspace.take<Unit>(units),
+          .residuals = workspace.take<Unit>(engine.pack > 1 ? units : 0),
+          .residual_steps = workspace.take<std::uint8_t>(groups * kBlockTokens),
+          .residual_counts = workspace.take<std::int32_t>(groups)};
+}
+
+bool has_residuals(const Engine& engine, const Factors& factors, std::int64_t rows) {
+  return std::any_of(factors.residual_counts, factors.residual_counts + rows / engine.lanes,
+                     [](std::int32_t count) { return count > 0; });
+}
+
+void drop_residuals(const Engine& engine, const Factors& factors, std::int64_t rows) {
+  std::fill_n(factors.residual_counts, rows / engine.lanes, 0);
 }
 
 Attention::Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk,
@@ -90,7 +102,8 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
   const std::size_t value_units = static_cast<std::size_t>(value_stride_) * kBlockTokens / pack;
   values_ = values_are_keys_ ? reinterpret_cast<Unit*>(key_scratch_) : workspace.take<Unit>(value_units);
   scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
-  weights_ = workspace.take<Unit>(kBlockTokens / pack * kMaxRows);
+  weights_ = take_factors(workspace, *engine_);
+  sum_squares_ = workspace.take<float>(kMaxRows);
   correction_ = workspace.take<float>(kMaxRows);
   limits_ = workspace.take<std::int32_t>(kMaxRows);
   state_ = PartialState::take(workspace, kMaxRows, d_v);
@@ -103,6 +116,7 @@ void Attention::begin(const void* const* queries, int count) {
   engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
   std::fill_n(state_.max, rows_, -kInfinity);
   std::fill_n(state_.sum, rows_, 0.0f);
+  std::fill_n(sum_squares_, rows_, 0.0f);
   std::fill_n(state_.sums, count * state_.columns, 0.0f);
 }
 
@@ -120,10 +134,10 @@ bool Attention::set_limits(const std::int64_t* bounds) {
   return limited;
 }
 
-/// Whether the values that some row must not see could be multiplied by zero instead of left out.
-bool Attention::hidden_values_are_finite() const {
-  for (int token = *std::min_element(limits_, limits_ + count_); token < block_.count; ++token) {
-    if (!all_finite(block_.values[token], key_type_, d_v_)) return false;
+/// Whether the values of the tokens from `first_token` on can be multiplied by zero.
+bool Attention::values_are_finite(int first_token) const {
+  for (int token = first_token; token < block_.count; ++token) {
+    if (!engine_->all_finite(block_.values[token], key_type_, d_v_)) return false;
   }
   return true;
 }
@@ -133,10 +147,16 @@ void Attention::accumulate_rows(int first, int last, int tokens, const float* co
   if (!values_are_keys_) {
     engine_->value_panel(block_.values, key_type_, tokens, d_v_, value_stride_, values_);
   }
-  const int steps = (tokens + engine_->pack - 1) / engine_->pack;
-  engine_->accumulate(weights_ + first, rows_, last - first, values_, value_stride_, steps,
-                      static_cast<int>(state_.columns), correction == nullptr ? nullptr : correction + first,
-                      state_.sums + first * state_.columns, state_.columns);
+  engine_->accumulate({.factors = weights_,
+                       .rows = rows_,
+                       .first_row = first,
+                       .last_row = last,
+                       .steps = (tokens + engine_->pack - 1) / engine_->pack,
+                       .values = values_,
+                       .stride = value_stride_,
+                       .correction = correction,
+                       .sums = state_.sums,
+                       .columns = state_.columns});
 }
 
 void Attention::attend_block(const std::int64_t* bounds) {
@@ -150,14 +170,19 @@ void Attention::attend_block(const std::int64_t* bounds) {
                     .limits = limited ? limits_ : nullptr,
                     .max = state_.max,
                     .sum = state_.sum,
+                    .sum_squares = sum_squares_,
                     .correction = correction_,
                     .weights = weights_});
   const float* correction = started_ ? correction_ : nullptr;
   started_ = true;
-  if (!limited || hidden_values_are_finite()) {
+  if (has_residuals(*engine_, weights_, rows_) && !values_are_finite(0)) {
+    drop_residuals(*engine_, weights_, rows_);
+  }
+  if (!limited || values_are_finite(*std::min_element(limits_, limits_ + count_))) {
     accumulate_rows(0, count_, block_.count, correction);
     return;
   }
+  // Some row must not see a value that is not finite: rows that see the same tokens, and those alone.
   for (int first = 0, last = 0; first < count_; first = last) {
     while (last < count_ && limits_[last] == limits_[first]) ++last;
     accumulate_rows(first, last, limits_[first], correction);

@@ -21,9 +21,6 @@ struct KeyBlock {
   std::int64_t positions[kBlockTokens];
 };
 
-/// Whether a 16-bit row holds neither infinity nor NaN.
-bool all_finite(const void* row, DataType type, int width);
-
 /// What the rows of a block have seen so far. `sums[row]` is the sum of 2^(logit - max) * value, not yet
 /// divided by `sum`; logits have base 2.
 struct PartialState {
@@ -58,6 +55,13 @@ struct RowOutput {
 void finish_row(const Engine& engine, const PartialState& state, std::int64_t row, std::int64_t d_v,
                 const RowOutput& to);
 
+/// Room for the factors of one block of tokens.
+Factors take_factors(Workspace& workspace, const Engine& engine);
+
+/// Leaves out the residuals of factors whose other side is not finite: zero times infinity would be NaN.
+void drop_residuals(const Engine& engine, const Factors& factors, std::int64_t rows);
+bool has_residuals(const Engine& engine, const Factors& factors, std::int64_t rows);
+
 /// A thread's buffers, for rows of one operation.
 class Attention {
  public:
@@ -81,7 +85,7 @@ class Attention {
  private:
   void attend_block(const std::int64_t* bounds);
   bool set_limits(const std::int64_t* bounds);
-  bool hidden_values_are_finite() const;
+  bool values_are_finite(int first_token) const;
   void accumulate_rows(int first, int last, int tokens, const float* correction);
 
   const Engine* engine_;
@@ -101,7 +105,8 @@ class Attention {
   Unit* values_;
   std::int64_t value_stride_;
   float* scores_;
-  Unit* weights_;
+  Factors weights_;
+  float* sum_squares_;
   float* correction_;
   std::int32_t* limits_;
   PartialState state_;

@@ -21,6 +21,16 @@ inline constexpr int kColumnTile = 64;
 /// units is what a tile loop reads; steps of the inner dimension come in units.
 using Unit = std::uint32_t;
 
+/// Factors of a product in units, `[steps][rows]`. bf16 keeps 8 bits of a factor; where that could show in
+/// a result, `residuals` has the next 8, for the steps that are listed per group of Engine::lanes rows.
+/// Engines whose units are f32 list none.
+struct Factors {
+  Unit* units;
+  Unit* residuals;
+  std::uint8_t* residual_steps;   ///< `[groups][kBlockTokens]`
+  std::int32_t* residual_counts;  ///< `[groups]`
+};
+
 struct SoftmaxBlock {
   int tokens;                  ///< keys in this block
   std::int64_t rows;           ///< row count of the panels, a multiple of Engine::lanes
@@ -29,8 +39,9 @@ struct SoftmaxBlock {
   const std::int32_t* limits;  ///< `[rows]`: keys of the block that a row sees; null: all
   float* max;                  ///< `[rows]`, in and out: largest logit so far, base 2; -inf at first
   float* sum;                  ///< `[rows]`, in and out: sum of 2^(logit - max)
+  float* sum_squares;          ///< `[rows]`, in and out: sum of their squares
   float* correction;           ///< `[rows]`, out: factor for what was accumulated before
-  Unit* weights;               ///< `[token steps][rows]`, out: 2^(logit - max)
+  Factors weights;             ///< out: 2^(logit - max)
 };
 
 /// Statistics of the softmax are per query: per row where rows are queries, per token where tokens are.
@@ -39,13 +50,28 @@ struct GradientBlock {
   std::int64_t rows;
   const float* scores;     ///< `[tokens][rows]`: <q, k>
   const float* d_weights;  ///< `[tokens][rows]`: <d_out, v>
-  float scale_log2;
+  float softmax_scale;
   const float* lse_log2;          ///< lse * log2(e) of each query
   const float* delta;             ///< <d_out, out> of each query
   const std::int32_t* first_row;  ///< `[tokens]`: a token and the rows `[first_row, last_row)` see each
   const std::int32_t* last_row;   ///< other
-  Unit* weights;                  ///< `[token steps][rows]`, out: P
-  Unit* d_scores;                 ///< `[token steps][rows]`, out: P * (d_weights - delta)
+  Factors weights;                ///< out: P
+  Factors d_scores;               ///< out: softmax_scale * P * (d_weights - delta)
+};
+
+/// `sums[row][column] = sums[row][column] * correction[row] + sum over steps of factors[step][row] *
+/// values[step][column]`, for rows `[first_row, last_row)`.
+struct Accumulation {
+  Factors factors;
+  std::int64_t rows;  ///< row count of the factors
+  int first_row;
+  int last_row;
+  int steps;
+  const Unit* values;  ///< `[steps][stride]`
+  std::int64_t stride;
+  const float* correction;  ///< `[rows]`; null: the sums start at zero
+  float* sums;              ///< `[rows][columns]`
+  std::int64_t columns;     ///< a multiple of kColumnTile
 };
 
 /// One way to multiply. All row pointers name rows of 16-bit numbers of type bf16 or f16.
@@ -76,12 +102,10 @@ struct Engine {
   void (*gradient_of_query_rows)(const GradientBlock& block);
   void (*gradient_of_key_rows)(const GradientBlock& block);
 
-  /// `sums[row][column] = sums[row][column] * correction[row] + sum over steps of weights[step][row] *
-  /// values[step][column]` for the first `count` rows; `columns` is a multiple of kColumnTile. Without
-  /// `correction` the sums start at zero.
-  void (*accumulate)(const Unit* weights, std::int64_t rows, int count, const Unit* values,
-                     std::int64_t stride, int steps, int columns, const float* correction, float* sums,
-                     std::int64_t sums_stride);
+  void (*accumulate)(const Accumulation& work);
+
+  /// Whether a 16-bit row holds neither infinity nor NaN.
+  bool (*all_finite)(const void* source, DataType type, int count);
 
   /// 16-bit or f32 numbers to f32.
   void (*widen)(const void* source, DataType type, int count, float* out);

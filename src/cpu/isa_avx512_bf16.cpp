@@ -13,6 +13,8 @@ struct Avx512Bf16 : Avx512 {
   static F32 dot(F32 sum, I32 a, I32 b) {
     return (F32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
   }
+
+  static bool any(I32 lanes) { return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0; }
 };
 
 }  // namespace

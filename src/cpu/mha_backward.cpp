@@ -70,8 +70,8 @@ class GradientRows {
     values_ = workspace.take<Unit>(kBlockTokens / pack * std::max(columns_qk, columns_v));
     scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
     d_weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
-    weights_ = workspace.take<Unit>(kBlockTokens / pack * kMaxRows);
-    d_scores_ = workspace.take<Unit>(kBlockTokens / pack * kMaxRows);
+    weights_ = take_factors(workspace, *engine_);
+    d_scores_ = take_factors(workspace, *engine_);
     lse_log2_ = workspace.take<float>(kMaxRows);
     delta_ = workspace.take<float>(kMaxRows);
     ones_ = workspace.take<float>(kMaxRows);
@@ -99,22 +99,30 @@ class GradientRows {
 
   void add(const TokenBlock& block) {
     multiply(block);
-    if (hidden_rows_are_finite(block)) {
+    const bool finite = all_finite(block);
+    if (!finite) {
+      drop_residuals(*engine_, weights_, rows_);
+      drop_residuals(*engine_, d_scores_, rows_);
+    }
+    if (finite || meet_all_rows(block)) {
       accumulate(block, 0, count_);
       return;
     }
+    // Some row must not meet a token that is not finite: one token at a time, for the rows that meet it.
     for (int token = 0; token < block.count; ++token) {
       TokenBlock one;
       one.add({block.qk[token], block.vo[token]}, block.first_row[token], block.last_row[token]);
       one.lse_log2[0] = block.lse_log2[token];
       one.delta[0] = block.delta[token];
       multiply(one);
+      drop_residuals(*engine_, weights_, rows_);
+      drop_residuals(*engine_, d_scores_, rows_);
       accumulate(one, one.first_row[0], one.last_row[0]);
     }
   }
 
   void write_qk(int row, void* out) const {
-    engine_->narrow(sums_qk_ + row * PartialState::columns_of(d_qk_), softmax_scale_, d_qk_, type_, out);
+    engine_->narrow(sums_qk_ + row * PartialState::columns_of(d_qk_), 1.0f, d_qk_, type_, out);
   }
 
   void write_v(int row, void* out) const {
@@ -135,7 +143,7 @@ class GradientRows {
               .rows = rows_,
               .scores = scores_,
               .d_weights = d_weights_,
-              .scale_log2 = softmax_scale_ * std::numbers::log2e_v<float>,
+              .softmax_scale = softmax_scale_,
               .lse_log2 = rows_are_queries ? lse_log2_ : block.lse_log2,
               .delta = rows_are_queries ? delta_ : block.delta,
               .first_row = block.first_row,
@@ -144,13 +152,17 @@ class GradientRows {
               .d_scores = d_scores_});
   }
 
-  /// Whether a zero weight is enough to keep tokens out of rows that they do not meet.
-  bool hidden_rows_are_finite(const TokenBlock& block) const {
+  bool all_finite(const TokenBlock& block) const {
     for (int token = 0; token < block.count; ++token) {
-      const bool meets_all = block.first_row[token] == 0 && block.last_row[token] == count_;
-      if (meets_all) continue;
-      if (!all_finite(block.qk[token], type_, d_qk_) || !all_finite(block.vo[token], type_, d_v_))
-        return false;
+      if (!engine_->all_finite(block.qk[token], type_, d_qk_)) return false;
+      if (!engine_->all_finite(block.vo[token], type_, d_v_)) return false;
+    }
+    return true;
+  }
+
+  bool meet_all_rows(const TokenBlock& block) const {
+    for (int token = 0; token < block.count; ++token) {
+      if (block.first_row[token] > 0 || block.last_row[token] < count_) return false;
     }
     return true;
   }
@@ -161,13 +173,20 @@ class GradientRows {
       add_products(weights_, block.vo, block.count, d_v_, first_row, last_row, sums_v_);
   }
 
-  void add_products(const Unit* weights, const void* const* tokens, int count, int width, int first_row,
+  void add_products(const Factors& factors, const void* const* tokens, int count, int width, int first_row,
                     int last_row, float* sums) {
     const std::int64_t columns = PartialState::columns_of(width);
     engine_->value_panel(tokens, type_, count, width, columns, values_);
-    engine_->accumulate(weights + first_row, rows_, last_row - first_row, values_, columns,
-                        (count + engine_->pack - 1) / engine_->pack, static_cast<int>(columns), ones_,
-                        sums + first_row * columns, columns);
+    engine_->accumulate({.factors = factors,
+                         .rows = rows_,
+                         .first_row = first_row,
+                         .last_row = last_row,
+                         .steps = (count + engine_->pack - 1) / engine_->pack,
+                         .values = values_,
+                         .stride = columns,
+                         .correction = ones_,
+                         .sums = sums,
+                         .columns = columns});
   }
 
   const Engine* engine_;
@@ -184,8 +203,8 @@ class GradientRows {
   Unit* values_;
   float* scores_;
   float* d_weights_;
-  Unit* weights_;
-  Unit* d_scores_;
+  Factors weights_;
+  Factors d_scores_;
   float* lse_log2_;
   float* delta_;
   float* ones_;

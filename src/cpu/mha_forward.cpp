@@ -22,12 +22,9 @@ Attention attention_for(Workspace& workspace, const MhaForward& op) {
 
 PackedKeys keys_of(const MhaForward& op, const PackedBlock& block) {
   const std::int64_t kv_head = block.head / shape_of(op).group();
-  return {packed_row(op.k, 0, kv_head),
-          op.k.strides[0],
-          packed_row(op.v, 0, kv_head),
-          op.v.strides[0],
-          block.sequence.k_begin,
-          block.sequence.key_end(block.end - 1, op.causal)};
+  return {packed_row(op.k, 0, kv_head), op.k.strides[0],
+          packed_row(op.v, 0, kv_head), op.v.strides[0],
+          block.sequence.k_begin,       block.sequence.key_end(block.end - 1, op.causal)};
 }
 
 float& lse_of(const MhaForward& op, std::int64_t token, std::int64_t head) {

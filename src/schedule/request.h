@@ -44,7 +44,7 @@ inline ScheduleRequest schedule_request(const MakeSchedule& op, std::int64_t til
 inline ScheduleRequest schedule_request(const DenseDecode& op, std::int64_t parts, std::int64_t tile) {
   return countable({.cache_seqlens = lengths_of(op.cache_seqlens),
                     .batch = op.cache_seqlens.shape[0],
-                    .max_seqlen = op.block_table.shape[1] * op.kv_cache.shape[1],
+                    .max_seqlen = longest_sequence(op),
                     .split_size = op.split_size,
                     .parts = parts,
                     .tile = tile});
