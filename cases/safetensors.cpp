@@ -313,6 +313,10 @@ void SafetensorsFile::map(const std::string& path) {
 
 void write_safetensors(const std::string& path, const std::map<std::string, std::string>& metadata,
                        const std::map<std::string, TensorView>& tensors) {
+  // Renaming a file over a device such as /dev/null would replace the device.
+  if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) {
+    throw Error(ErrorKind::kValue, path + ": cannot be written: not a regular file");
+  }
   const auto order = in_file_order(tensors);
   const std::string header = header_of(metadata, order);
   const std::string temporary = fmt::format("{}.{}.partial", path, getpid());

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -128,6 +129,9 @@ struct BrokenHeader {
   std::size_t data;
   const char* message;
 };
+
+/// What GoogleTest prints of a failing one.
+void PrintTo(const BrokenHeader& broken, std::ostream* out) { *out << broken.header.substr(0, 200); }
 
 class BrokenHeaderTest : public testing::TestWithParam<BrokenHeader> {};
 
