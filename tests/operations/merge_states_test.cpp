@@ -121,7 +121,7 @@ TEST_P(MergeStatesTest, OfASplitSequenceIsTheWhole) {
     // Two halves and the whole were each rounded to bf16.
     ASSERT_NEAR(cases::element(out.view(), at), cases::element(whole.out.view(), at), 0.02);
   });
-  expect_close("decode", "lse", lse, whole.lse);
+  expect_close("dense_decode", "lse", lse, whole.lse);
 }
 
 TEST_P(MergeStatesTest, DoesNotReadStatesThatSawNothing) {

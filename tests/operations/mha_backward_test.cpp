@@ -1,4 +1,4 @@
-// Gradients of attention against the chain rule in double precision, and that against differences.
+// Gradients of attention against the chain rule in double precision and against differences.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -152,7 +152,8 @@ class MhaProblem {
     expect_seen([this](std::int64_t row) { return seen_by(row); });
   }
 
-  /// Gradients of `sum(d_out * out)` by the chain rule through softmax, from q, k, v and d_out alone.
+  /// Gradients of `sum(d_out * out)` by the chain rule through softmax, for the rounded `out` and `lse`
+  /// that the operation is given.
   MhaGradients gradients() const {
     MhaGradients g;
     g.d_q.assign(std::size_t(sizes.total_q), zero_heads(sizes.h_q, sizes.d_qk));
@@ -205,13 +206,13 @@ class MhaProblem {
     const std::vector<Row> values = rows(v, seen, kv_head(head));
     const Row query = row_at(q.view(), {row, head});
     const Row grad = row_at(d_out.view(), {row, head});
-    const double log_sum = expected(row, head, seen).lse;
+    const double log_sum = lse.at({row, head});
+    const double mean = dot(grad, row_at(out.view(), {row, head}));
     Row weights, weight_grads;
     for (std::size_t t = 0; t < seen.size(); ++t) {
       weights.push_back(std::exp(scale() * dot(query, keys[t]) - log_sum));
       weight_grads.push_back(dot(grad, values[t]));
     }
-    const double mean = dot(weights, weight_grads);
     for (std::size_t t = 0; t < seen.size(); ++t) {
       const double logit_grad = scale() * weights[t] * (weight_grads[t] - mean);
       const auto key_row = std::size_t(seen[t]);
