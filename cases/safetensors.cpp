@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -314,7 +315,8 @@ void SafetensorsFile::map(const std::string& path) {
 void write_safetensors(const std::string& path, const std::map<std::string, std::string>& metadata,
                        const std::map<std::string, TensorView>& tensors) {
   // Renaming a file over a device such as /dev/null would replace the device.
-  if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
     throw Error(ErrorKind::kValue, path + ": cannot be written: not a regular file");
   }
   const auto order = in_file_order(tensors);
