@@ -187,14 +187,14 @@ DotPeak measure_dot_peak(int threads) {
 }
 
 std::size_t read_buffer_bytes() {
-  constexpr std::size_t kWanted = std::size_t{2} << 30;
+  constexpr std::size_t kWanted = std::size_t{1} << 30;
   const auto memory = static_cast<std::size_t>(std::max(0L, sysconf(_SC_PHYS_PAGES))) *
                       static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
   return std::min(kWanted, memory / 8);
 }
 
 double measure_read_rate(int threads, std::size_t bytes) {
-  constexpr int kPasses = 3;
+  constexpr int kPasses = 2;
   constexpr std::size_t kPieces = 8;    // measured one by one: a short time has fewer interruptions
   constexpr std::size_t kChunk = 4096;  // words; a multiple of what any loop reads at once
   const Vectors vectors = best_vectors();

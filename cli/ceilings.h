@@ -15,7 +15,7 @@ struct DotPeak {
 /// independent accumulators in registers, nothing read from memory. Takes half a second.
 DotPeak measure_dot_peak(int threads);
 
-/// The buffer of the read rate on this machine: 2 GiB, or less where that is much of the memory.
+/// The buffer of the read rate on this machine: 1 GiB, or less where that is much of the memory.
 std::size_t read_buffer_bytes();
 
 /// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size: the best of its pieces

@@ -29,6 +29,9 @@ void add_shape_flags(CLI::App& command, ShapeFlags& given) {
   }
 }
 
+// CLI11 takes -1 as a very large unsigned number.
+std::string not_negative(const std::string& text) { return text.starts_with('-') ? "must be 0 or more" : ""; }
+
 /// Every option of every subcommand, filled by the parser.
 struct Options {
   InfoOptions info;
@@ -59,7 +62,7 @@ void declare(CLI::App& app, Options& options) {
       *app.add_subcommand("make", "Write a random case, with NaN in the memory it must not read");
   make.add_option("OP", options.make.operation, "Operation")->required();
   make.add_option("-o,--out", options.make.out, "The file to write")->required();
-  make.add_option("--seed", options.make.seed, "The same seed makes the same case");
+  make.add_option("--seed", options.make.seed, "The same seed makes the same case")->check(not_negative);
   make.add_flag("--no-expected", options.make.no_expected, "Leave out the outputs of the reference");
   add_shape_flags(make, options.make.shape);
   make.footer(shape_help(Purpose::kMake));
@@ -69,7 +72,7 @@ void declare(CLI::App& app, Options& options) {
   bench.add_option("OP", options.bench.operation, "Operation")->required();
   bench.add_option("--json", options.bench.json, "Also write the results to this file");
   bench.add_option("--seconds", options.bench.seconds, "Measuring time of each case, default 1");
-  bench.add_option("--seed", options.bench.seed, "Seed of the inputs");
+  bench.add_option("--seed", options.bench.seed, "Seed of the inputs")->check(not_negative);
   add_execution_flags(bench, options.bench.on, "Backend; the default is the first that supports the case");
   add_shape_flags(bench, options.bench.shape);
   bench.footer(shape_help(Purpose::kBench));
@@ -97,6 +100,10 @@ int run_command_line(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help and --version
+    if (app.get_subcommands().empty()) {
+      return fail(fmt::format("the command must be info, run, check, make or bench, got \"{}\"",
+                              argc > 1 ? argv[1] : ""));
+    }
     return fail(fmt::format("{}; --help says more", error.what()));
   }
   const int code = dispatch(app, options);

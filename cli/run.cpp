@@ -38,7 +38,8 @@ void write_outputs(const std::string& path, const cases::Case& what,
 
 int run(const RunOptions& options) {
   const Execution on = execution(options.on);
-  const bool to_folder = options.cases.size() > 1 || fs::is_directory(options.out);
+  std::error_code ignored;
+  const bool to_folder = options.cases.size() > 1 || fs::is_directory(options.out, ignored);
   if (to_folder && !options.out.empty()) make_folder(options.out);
 
   Table table({{"case"}, {"backend"}, {"operation"}, {"output"}, {"type"}, {"shape"}});

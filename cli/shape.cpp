@@ -369,6 +369,9 @@ void resolve(const OperationShape& operation, Shape& shape) {
     fail(fmt::format("{} takes --format {}, got {}", operation.operation, fmt::join(names, " or "),
                      name_of(shape.format)));
   }
+  // Where zero stands for seqlen it is the default.
+  if (shape.s_q == 0 && operation.make.s_q != 0)
+    fail(fmt::format("{} needs --s-q of at least 1", operation.operation));
   if (shape.s_q == 0) shape.s_q = shape.seqlen;
   if (shape.kv_heads == 0) shape.kv_heads = shape.heads;
   if (shape.d_qk == 0) shape.d_qk = own_width(shape.format);

@@ -1,5 +1,5 @@
 // Compares outputs that were just computed with the reference, on as much of a case as the reference can
-// compute in about a second.
+// compute in short time.
 //
 // A part of a case is the same operation on views of the same tensors: every n-th sequence, head or row.
 // Where a part has no simple form, as the keys of a causal mask, windows are cut so that the mask stays
@@ -22,10 +22,6 @@
 
 namespace flashmla::cli {
 namespace {
-
-// Less than a second of the reference on two slow cores.
-constexpr double kAffordableFlops = 2e9;
-constexpr double kAffordableBytes = 3e8;
 
 /// `count` entries of a dimension from `start`, `step` apart. A tensor that is not given stays so.
 TensorView slice(TensorView view, int dim, std::int64_t start, std::int64_t count, std::int64_t step = 1) {
@@ -118,9 +114,9 @@ std::string check_whole(const Op& op, const cases::Case& what) {
 }
 
 template <class Op>
-bool affordable_whole(const Op& op) {
+bool affordable_whole(const Op& op, const CheckBudget& budget) {
   const Work work = work_of(op);
-  return work.flops <= kAffordableFlops && work.bytes <= kAffordableBytes;
+  return work.flops <= budget.flops && work.bytes <= budget.bytes;
 }
 
 std::string some(std::int64_t count, std::int64_t size, std::string_view things) {
@@ -130,14 +126,14 @@ std::string some(std::int64_t count, std::int64_t size, std::string_view things)
 /// The most sequences or rows that a part is spread over.
 constexpr std::int64_t kPlaces = 8;
 
-std::string check_part(const DenseDecode& op, const cases::Case& what) {
+std::string check_part(const DenseDecode& op, const cases::Case& what, const CheckBudget& budget) {
   const std::int64_t batch = op.q.shape[0];
   const double cost = work_of(op).flops;
-  const Spread sequences(batch, std::min(kPlaces, affordable(cost / static_cast<double>(op.q.shape[2]),
-                                                             kAffordableFlops, batch)));
+  const Spread sequences(
+      batch, std::min(kPlaces, affordable(cost / static_cast<double>(op.q.shape[2]), budget.flops, batch)));
   const double share = cost * static_cast<double>(sequences.count) / static_cast<double>(batch);
   const Heads heads =
-      Heads::of(op.q.shape[2], op.kv_cache.shape[2], affordable(share, kAffordableFlops, op.q.shape[2]));
+      Heads::of(op.q.shape[2], op.kv_cache.shape[2], affordable(share, budget.flops, op.q.shape[2]));
   DenseDecode part = op;
   part.q = heads.q.of(sequences.of(op.q, 0), 2);
   part.out = heads.q.of(sequences.of(op.out, 0), 2);
@@ -150,14 +146,14 @@ std::string check_part(const DenseDecode& op, const cases::Case& what) {
   return some(heads.q.count, op.q.shape[2], "heads of ") + some(sequences.count, batch, "sequences");
 }
 
-std::string check_part(const SparseDecode& op, const cases::Case& what) {
+std::string check_part(const SparseDecode& op, const cases::Case& what, const CheckBudget& budget) {
   const std::int64_t batch = op.q.shape[0];
   const double cost = work_of(op).flops;
-  const Spread sequences(batch, std::min(kPlaces, affordable(cost / static_cast<double>(op.q.shape[2]),
-                                                             kAffordableFlops, batch)));
+  const Spread sequences(
+      batch, std::min(kPlaces, affordable(cost / static_cast<double>(op.q.shape[2]), budget.flops, batch)));
   const double share = cost * static_cast<double>(sequences.count) / static_cast<double>(batch);
   const Heads heads =
-      Heads::of(op.q.shape[2], op.kv_cache.shape[2], affordable(share, kAffordableFlops, op.q.shape[2]));
+      Heads::of(op.q.shape[2], op.kv_cache.shape[2], affordable(share, budget.flops, op.q.shape[2]));
   SparseDecode part = op;
   part.q = heads.q.of(sequences.of(op.q, 0), 2);
   part.out = heads.q.of(sequences.of(op.out, 0), 2);
@@ -174,14 +170,14 @@ std::string check_part(const SparseDecode& op, const cases::Case& what) {
   return some(heads.q.count, op.q.shape[2], "heads of ") + some(sequences.count, batch, "sequences");
 }
 
-std::string check_part(const SparsePrefill& op, const cases::Case& what) {
+std::string check_part(const SparsePrefill& op, const cases::Case& what, const CheckBudget& budget) {
   const std::int64_t s_q = op.q.shape[0];
   const double cost = work_of(op).flops;
   const Spread rows(
-      s_q, std::min(kPlaces, affordable(cost / static_cast<double>(op.q.shape[1]), kAffordableFlops, s_q)));
+      s_q, std::min(kPlaces, affordable(cost / static_cast<double>(op.q.shape[1]), budget.flops, s_q)));
   const double share = cost * static_cast<double>(rows.count) / static_cast<double>(s_q);
   const Heads heads =
-      Heads::of(op.q.shape[1], op.kv.shape[1], affordable(share, kAffordableFlops, op.q.shape[1]));
+      Heads::of(op.q.shape[1], op.kv.shape[1], affordable(share, budget.flops, op.q.shape[1]));
   SparsePrefill part = op;
   for (TensorView* per_row : {&part.q, &part.out, &part.lse, &part.max_logits}) {
     *per_row = heads.q.of(rows.of(*per_row, 0), 1);
@@ -245,7 +241,7 @@ void cut(Op& op, const Window& window, std::int64_t heads) {
   }
 }
 
-std::string check_part(const MhaForward& op, const cases::Case& what) {
+std::string check_part(const MhaForward& op, const cases::Case& what, const CheckBudget&) {
   std::int64_t rows = 0;
   for (const Window& window : windows(op)) {
     const cases::Tensor bounds_q = one_sequence(window.q_end - window.q_begin);
@@ -298,7 +294,7 @@ void compare_key_gradients(const MhaBackward& op, Window window, const cases::Ca
   compare_backward(part, what, {"d_k", "d_v"});
 }
 
-std::string check_part(const MhaBackward& op, const cases::Case& what) {
+std::string check_part(const MhaBackward& op, const cases::Case& what, const CheckBudget&) {
   std::int64_t rows = 0;
   for (const Window& window : windows(op)) {
     compare_backward(cut_backward(op, window, 1), what, {"d_q"});
@@ -309,9 +305,9 @@ std::string check_part(const MhaBackward& op, const cases::Case& what) {
 }
 
 template <class Op>
-std::string check_blocks(const Op& op, const cases::Case& what) {
+std::string check_blocks(const Op& op, const cases::Case& what, const CheckBudget& budget) {
   const std::int64_t size = op.kv.shape[0];
-  const Spread blocks(size, affordable(work_of(op).bytes, kAffordableBytes, size));
+  const Spread blocks(size, affordable(work_of(op).bytes, budget.bytes, size));
   Op part = op;
   part.kv = blocks.of(op.kv, 0);
   part.kv_cache = blocks.of(op.kv_cache, 0);
@@ -319,13 +315,17 @@ std::string check_blocks(const Op& op, const cases::Case& what) {
   return some(blocks.count, size, "blocks");
 }
 
-std::string check_part(const QuantizeKv& op, const cases::Case& what) { return check_blocks(op, what); }
+std::string check_part(const QuantizeKv& op, const cases::Case& what, const CheckBudget& budget) {
+  return check_blocks(op, what, budget);
+}
 
-std::string check_part(const DequantizeKv& op, const cases::Case& what) { return check_blocks(op, what); }
+std::string check_part(const DequantizeKv& op, const cases::Case& what, const CheckBudget& budget) {
+  return check_blocks(op, what, budget);
+}
 
-std::string check_part(const MergeStates& op, const cases::Case& what) {
+std::string check_part(const MergeStates& op, const cases::Case& what, const CheckBudget& budget) {
   const std::int64_t batch = op.out.shape[0];
-  const Spread sequences(batch, affordable(work_of(op).bytes, kAffordableBytes, batch));
+  const Spread sequences(batch, affordable(work_of(op).bytes, budget.bytes, batch));
   std::vector<TensorView> outs;
   std::vector<TensorView> lses;
   for (const TensorView& out : op.outs) outs.push_back(sequences.of(out, 0));
@@ -338,15 +338,22 @@ std::string check_part(const MergeStates& op, const cases::Case& what) {
 
 // Slots may repeat and the last token stays, and a schedule is one sum over the batch: no part of these
 // means anything, and both are cheap.
-std::string check_part(const AppendKv& op, const cases::Case& what) { return check_whole(op, what); }
+std::string check_part(const AppendKv& op, const cases::Case& what, const CheckBudget&) {
+  return check_whole(op, what);
+}
 
-std::string check_part(const MakeSchedule& op, const cases::Case& what) { return check_whole(op, what); }
+std::string check_part(const MakeSchedule& op, const cases::Case& what, const CheckBudget&) {
+  return check_whole(op, what);
+}
 
 }  // namespace
 
-std::string check_against_reference(const cases::Case& what, const cases::Step& step) {
+std::string check_against_reference(const cases::Case& what, const cases::Step& step,
+                                    const CheckBudget& budget) {
   return std::visit(
-      [&](const auto& op) { return affordable_whole(op) ? check_whole(op, what) : check_part(op, what); },
+      [&](const auto& op) {
+        return affordable_whole(op, budget) ? check_whole(op, what) : check_part(op, what, budget);
+      },
       step.operation);
 }
 
