@@ -233,12 +233,15 @@ class Parser {
   throw Error(ErrorKind::kValue, fmt::format("{}: {}: {}", path, what, std::strerror(code)));
 }
 
-/// Larger elements first, so that all are aligned to their size.
+/// Larger elements first, so that all are aligned to their size; then by name.
 std::vector<std::pair<std::string, TensorView>> in_file_order(
     const std::map<std::string, TensorView>& tensors) {
   std::vector<std::pair<std::string, TensorView>> order(tensors.begin(), tensors.end());
-  std::ranges::stable_sort(order, std::greater<>(),
-                           [](const auto& item) { return size_of(item.second.type); });
+  std::ranges::sort(order, [](const auto& a, const auto& b) {
+    const std::size_t size_a = size_of(a.second.type);
+    const std::size_t size_b = size_of(b.second.type);
+    return size_a != size_b ? size_a > size_b : a.first < b.first;
+  });
   return order;
 }
 
