@@ -18,7 +18,8 @@ namespace flashmla::cases {
 
 /// An operation as values. Tensors are named as the operation's fields; elements of list fields are
 /// `outs.0`, `outs.1` and so on. A tensor under the name of an output is the expected output; the
-/// expected state of a field that is updated in place is `expected.<field>`.
+/// expected state of a field that is updated in place is `expected.<field>`. The cache of quantize_kv counts
+/// as an output: all of it but the padding is written.
 ///
 /// Two names stand for more than one operation:
 /// - `mha` is mha_forward and, if `d_out` is there, mha_backward fed with our own `out` and `lse`;

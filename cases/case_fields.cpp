@@ -1,7 +1,9 @@
 // Reads the notation in which fields are declared.
 #include "cases/case_fields.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cstddef>
 
 namespace flashmla::cases {
 

@@ -1,8 +1,10 @@
 // The declared fields of any operation as plain values, for code that treats all operations alike.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "flashmla/fields.h"

@@ -1,4 +1,6 @@
 // Mutated files: whatever their bytes are, reading, preparing and running them ends well or in an Error.
+//
+// FLASHMLA_FUZZ_ITERATIONS: how many. FLASHMLA_FUZZ_SEED: seed of the first one; the others count up.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -20,14 +22,13 @@ namespace {
 using Bytes = std::vector<std::byte>;
 
 std::int64_t iterations() {
-  constexpr std::int64_t kDefault = 10'000;
   const char* given = std::getenv("FLASHMLA_FUZZ_ITERATIONS");
-  return given != nullptr ? std::atoll(given) : kDefault;
+  return std::stoll(given != nullptr ? given : "10000");
 }
 
 std::uint64_t first_seed() {
   const char* given = std::getenv("FLASHMLA_FUZZ_SEED");
-  return given != nullptr ? static_cast<std::uint64_t>(std::atoll(given)) : 1;
+  return std::stoull(given != nullptr ? given : "1");
 }
 
 std::uint64_t header_length(const Bytes& file) {

@@ -132,7 +132,9 @@ struct BrokenHeader {
 };
 
 /// What GoogleTest prints of a failing one.
-void PrintTo(const BrokenHeader& broken, std::ostream* out) { *out << broken.header.substr(0, 200); }
+std::ostream& operator<<(std::ostream& out, const BrokenHeader& broken) {
+  return out << broken.header.substr(0, 200);
+}
 
 class BrokenHeaderTest : public testing::TestWithParam<BrokenHeader> {};
 
