@@ -1,0 +1,41 @@
+// flashmla info.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "command.h"
+#include "flashmla/kernels.h"
+
+namespace flashmla::test {
+namespace {
+
+TEST(Info, TextNamesEveryKernel) {
+  const Outcome outcome = run_tool({"info"});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.err, "");
+  for (const KernelInfo& kernel : kernels()) {
+    EXPECT_NE(outcome.out.find(kernel.operation), std::string::npos) << kernel.operation;
+    EXPECT_NE(outcome.out.find(kernel.name), std::string::npos) << kernel.name;
+    EXPECT_NE(outcome.out.find(kernel.reason), std::string::npos) << kernel.reason;
+  }
+}
+
+TEST(Info, JsonIsTheKernelTable) {
+  const Outcome outcome = run_tool({"info", "--json"});
+  EXPECT_EQ(outcome.code, 0);
+  const nlohmann::json json = nlohmann::json::parse(outcome.out);
+  EXPECT_GT(json.at("machine").at("cores").get<int>(), 0);
+  EXPECT_FALSE(json.at("machine").at("cpu").get<std::string>().empty());
+  EXPECT_FALSE(json.at("backends").empty());
+  const std::vector<KernelInfo> table = kernels();
+  ASSERT_EQ(json.at("kernels").size(), table.size());
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const nlohmann::json& row = json.at("kernels").at(i);
+    EXPECT_EQ(row.at("operation"), table[i].operation);
+    EXPECT_EQ(row.at("name"), table[i].name);
+    EXPECT_EQ(row.at("available"), table[i].available);
+  }
+}
+
+}  // namespace
+}  // namespace flashmla::test
