@@ -7,7 +7,7 @@
 #include "api/run.h"
 #include "api/shapes.h"
 #include "api/shared_rules.h"
-#include "cpu/cpu.h"
+#include "schedule/request.h"
 
 namespace flashmla {
 
@@ -98,8 +98,8 @@ MakeSchedule schedule_request(const SparseDecode& op) {
 
 }  // namespace
 
-std::int64_t schedule_parts(const DenseDecode&, const Execution&) { return cpu::kScheduleParts; }
-std::int64_t schedule_parts(const SparseDecode&, const Execution&) { return cpu::kScheduleParts; }
+std::int64_t schedule_parts(const DenseDecode&, const Execution&) { return kCpuScheduleParts; }
+std::int64_t schedule_parts(const SparseDecode&, const Execution&) { return kCpuScheduleParts; }
 void make_schedule(const DenseDecode& op, const Execution& on) { run(schedule_request(op), on); }
 void make_schedule(const SparseDecode& op, const Execution& on) { run(schedule_request(op), on); }
 

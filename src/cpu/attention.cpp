@@ -122,16 +122,14 @@ void Attention::begin(const void* const* queries, int count) {
 
 /// Tokens of the block that each row sees; false if every row sees all.
 bool Attention::set_limits(const std::int64_t* bounds) {
-  if (bounds == nullptr) return false;
   const std::int64_t* positions = block_.positions;
   const std::int64_t* end = positions + block_.count;
-  bool limited = false;
+  if (bounds == nullptr || bounds[0] > end[-1]) return false;
   for (int row = 0; row < count_; ++row) {
     limits_[row] = static_cast<std::int32_t>(std::lower_bound(positions, end, bounds[row]) - positions);
-    limited |= limits_[row] < block_.count;
   }
   std::fill(limits_ + count_, limits_ + rows_, block_.count);
-  return limited;
+  return true;
 }
 
 /// Whether the values of the tokens from `first_token` on can be multiplied by zero.
@@ -178,7 +176,7 @@ void Attention::attend_block(const std::int64_t* bounds) {
   if (has_residuals(*engine_, weights_, rows_) && !values_are_finite(0)) {
     drop_residuals(*engine_, weights_, rows_);
   }
-  if (!limited || values_are_finite(*std::min_element(limits_, limits_ + count_))) {
+  if (!limited || values_are_finite(limits_[0])) {
     accumulate_rows(0, count_, block_.count, correction);
     return;
   }

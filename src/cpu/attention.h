@@ -72,8 +72,8 @@ class Attention {
   /// Starts a block of up to kMaxRows rows; their queries are copied.
   void begin(const void* const* queries, int count);
 
-  /// Attends over all keys of `source`, which has `bool next(KeyBlock&)`. With `bounds`, row `r` sees the
-  /// positions below `bounds[r]`; nothing else reaches its result, whatever it holds.
+  /// Attends over all keys of `source`, which has `bool next(KeyBlock&)`. With `bounds`, which never
+  /// fall, row `r` sees the positions below `bounds[r]`; nothing else reaches its result, whatever it holds.
   template <class Source>
   void attend(Source& source, const std::int64_t* bounds) {
     while (source.next(block_)) attend_block(bounds);

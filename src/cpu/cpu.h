@@ -10,13 +10,6 @@
 
 namespace flashmla::cpu {
 
-/// Parts of a decode schedule. A constant, so that the bits of a result do not depend on the number of
-/// threads; large enough to keep them busy, small enough that merging partial results stays cheap.
-inline constexpr std::int64_t kScheduleParts = 32;
-
-/// Keys at whose multiples a sequence is split: a split must be long against merging its result.
-inline constexpr std::int64_t kScheduleTile = 128;
-
 /// Name of the instruction set that the kernels use on this machine: `avx512_bf16`.
 std::string_view instruction_set();
 

@@ -39,7 +39,7 @@ struct DecodeJob {
 
 DecodeJob job_of(const DenseDecode& op) {
   const DecodeShape shape = shape_of(op);
-  const std::int64_t parts = op.schedule.given() ? op.schedule.shape[0] : kScheduleParts;
+  const std::int64_t parts = op.schedule.given() ? op.schedule.shape[0] : kCpuScheduleParts;
   return {.operation = "dense_decode",
           .shape = shape,
           .q = op.q,
@@ -51,12 +51,12 @@ DecodeJob job_of(const DenseDecode& op) {
           .softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk),
           .causal = op.causal,
           .sets = 1,
-          .request = schedule_request(op, parts, kScheduleTile)};
+          .request = schedule_request(op, parts, kCpuScheduleTile)};
 }
 
 DecodeJob job_of(const SparseDecode& op) {
   const DecodeShape shape = shape_of(op);
-  const std::int64_t parts = op.schedule.given() ? op.schedule.shape[0] : kScheduleParts;
+  const std::int64_t parts = op.schedule.given() ? op.schedule.shape[0] : kCpuScheduleParts;
   return {.operation = "sparse_decode",
           .shape = shape,
           .q = op.q,
@@ -68,7 +68,7 @@ DecodeJob job_of(const SparseDecode& op) {
           .softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk),
           .causal = false,
           .sets = shape.s_q,
-          .request = schedule_request(op, parts, kScheduleTile)};
+          .request = schedule_request(op, parts, kCpuScheduleTile)};
 }
 
 /// Rows of dequantized keys that a thread needs.
@@ -103,7 +103,7 @@ struct SharedState {
   SharedState(Workspace& workspace, const DecodeJob& job) {
     const DecodeShape& shape = job.shape;
     blocks_per_head = job.sets * ((job.rows_in_set() + kMinRows - 1) / kMinRows);
-    schedule = workspace.take<std::int32_t>(job.schedule.given() ? 0 : 8 * kScheduleParts);
+    schedule = workspace.take<std::int32_t>(job.schedule.given() ? 0 : 8 * kCpuScheduleParts);
     num_splits =
         workspace.take<std::int32_t>(job.schedule.given() ? 0 : static_cast<std::size_t>(shape.batch) + 1);
     merged = workspace.take<std::atomic<std::int32_t>>(static_cast<std::size_t>(merged_count(shape)));

@@ -7,8 +7,8 @@ namespace flashmla::cpu {
 std::size_t workspace_bytes(const MakeSchedule&, const Execution&) { return 0; }
 
 void run(const MakeSchedule& op, const Execution&) {
-  make_schedule(schedule_request(op, kScheduleTile), op.schedule.as<std::int32_t>(), op.schedule.strides[0],
-                op.num_splits.as<std::int32_t>(), op.num_splits.strides[0]);
+  make_schedule(schedule_request(op, kCpuScheduleTile), op.schedule.as<std::int32_t>(),
+                op.schedule.strides[0], op.num_splits.as<std::int32_t>(), op.num_splits.strides[0]);
 }
 
 }  // namespace flashmla::cpu

@@ -16,6 +16,13 @@ inline LengthsView lengths_of(const TensorView& tensor) {
   return {tensor.as<const std::int32_t>(), tensor.ndim > 0 ? tensor.strides[0] : 1};
 }
 
+/// Rows of a schedule for kernels on the CPU. A constant, so that the bits of a result do not depend on the
+/// number of threads; enough to keep them busy, few enough that merging partial results stays cheap.
+inline constexpr std::int64_t kCpuScheduleParts = 32;
+
+/// Keys at whose multiples kernels on the CPU split a sequence: a split must be long against its merge.
+inline constexpr std::int64_t kCpuScheduleTile = 128;
+
 /// A split longer than any sequence is the same as one that is just as long, and fits an i32.
 inline std::int64_t counted_split_size(std::int64_t split_size) {
   return std::min(split_size, kLargestLength);
