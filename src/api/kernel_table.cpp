@@ -21,7 +21,9 @@ Support reference_available(Device device) {
 
 Support cpu_available(Device device) {
   if (device.type != DeviceType::kCpu) return {false, "needs tensors in CPU memory"};
-  return {true, cpu::instruction_set()};
+  const std::string_view instruction_set = cpu::instruction_set();
+  if (instruction_set.empty()) return {false, "FLASHMLA_INSTRUCTION_SET names none that this processor has"};
+  return {true, instruction_set};
 }
 
 template <class Op>

@@ -10,7 +10,8 @@
 
 namespace flashmla::cpu {
 
-/// Name of the instruction set that the kernels use on this machine: `avx512_bf16`.
+/// Name of the instruction set that the kernels use on this machine: `avx512_bf16`, `avx512`, `avx2` or
+/// `portable`. Empty if FLASHMLA_INSTRUCTION_SET names one that the processor does not have.
 std::string_view instruction_set();
 
 std::size_t workspace_bytes(const DenseDecode& op, const Execution& on);
