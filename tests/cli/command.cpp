@@ -15,10 +15,35 @@ namespace flashmla::test {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+/// A folder of this process, removed when it ends.
+class ProcessFolder {
+ public:
+  ProcessFolder() { fs::create_directories(path_); }
+  ~ProcessFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  ProcessFolder(const ProcessFolder&) = delete;
+  ProcessFolder& operator=(const ProcessFolder&) = delete;
+
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_ = fs::path(testing::TempDir()) / ("flashmla_cli_" + std::to_string(getpid()));
+};
+
+const fs::path& process_folder() {
+  static const ProcessFolder folder;
+  return folder.path();
+}
+
+}  // namespace
+
 Outcome run_tool(const std::vector<std::string>& arguments) {
-  const fs::path base = fs::path(testing::TempDir()) / ("flashmla_" + std::to_string(getpid()));
-  const std::string out = base.string() + ".out";
-  const std::string err = base.string() + ".err";
+  const std::string out = process_folder() / "stdout";
+  const std::string err = process_folder() / "stderr";
   std::vector<std::string> words = {FLASHMLA_CLI};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -37,19 +62,16 @@ Outcome run_tool(const std::vector<std::string>& arguments) {
 
   int status = 0;
   waitpid(child, &status, 0);
-  Outcome outcome{.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status),
-                  .out = read_bytes(out),
-                  .err = read_bytes(err)};
-  fs::remove(out);
-  fs::remove(err);
-  return outcome;
+  return {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status),
+          .out = read_bytes(out),
+          .err = read_bytes(err)};
 }
 
 fs::path fresh_folder() {
   const testing::TestInfo& test = *testing::UnitTest::GetInstance()->current_test_info();
   std::string name = std::string(test.test_suite_name()) + "." + test.name();
   std::replace(name.begin(), name.end(), '/', '_');
-  const fs::path folder = fs::path(testing::TempDir()) / ("flashmla_" + std::to_string(getpid())) / name;
+  const fs::path folder = process_folder() / name;
   fs::remove_all(folder);
   fs::create_directories(folder);
   return folder;
