@@ -165,6 +165,15 @@ class MhaProblem {
     return g;
   }
 
+  /// Whether no row sees more than one key: then `d_q` and `d_k` are zero but for rounding, and the cosine
+  /// of rounding says nothing.
+  bool gradients_vanish() const {
+    for (std::int64_t row = 0; row < sizes.total_q; ++row) {
+      if (seen_by(row).size() > 1) return false;
+    }
+    return true;
+  }
+
   void expect_gradients() const {
     const MhaGradients g = gradients();
     expect_gradient("d_q", d_q, g.d_q);
