@@ -16,7 +16,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 PartialState PartialState::take(Workspace& workspace, std::int64_t rows, std::int64_t d_v) {
   PartialState state;
-  state.columns = columns_of(d_v);
+  state.columns = ValueSum::columns_of(d_v);
   const auto count = static_cast<std::size_t>(rows);
   state.sums = workspace.take<float>(count * static_cast<std::size_t>(state.columns));
   state.max = workspace.take<float>(count);
@@ -66,24 +66,6 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
   *to.max_logit = static_cast<float>(saw_nan ? lse : max_logit);
 }
 
-Factors take_factors(Workspace& workspace, const Engine& engine) {
-  const auto units = static_cast<std::size_t>(kBlockTokens / engine.pack * kMaxRows);
-  const auto groups = static_cast<std::size_t>(kMaxRows / engine.lanes);
-  return {.units = workspace.take<Unit>(units),
-          .residuals = workspace.take<Unit>(engine.pack > 1 ? units : 0),
-          .residual_steps = workspace.take<std::uint8_t>(groups * kBlockTokens),
-          .residual_counts = workspace.take<std::int32_t>(groups)};
-}
-
-bool has_residuals(const Engine& engine, const Factors& factors, std::int64_t rows) {
-  return std::any_of(factors.residual_counts, factors.residual_counts + rows / engine.lanes,
-                     [](std::int32_t count) { return count > 0; });
-}
-
-void drop_residuals(const Engine& engine, const Factors& factors, std::int64_t rows) {
-  std::fill_n(factors.residual_counts, rows / engine.lanes, 0);
-}
-
 Attention::Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk,
                      std::int64_t d_v, double softmax_scale, bool latent)
     : engine_(&engine_for(query_type, key_type)),
@@ -92,15 +74,13 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
       d_qk_(static_cast<int>(d_qk)),
       d_v_(static_cast<int>(d_v)),
       scale_log2_(static_cast<float>(softmax_scale * std::numbers::log2e)),
-      values_are_keys_(latent && engine_->pack == 1) {
+      values_are_keys_(latent && engine_->pack == 1),
+      value_sum_(workspace, *engine_, key_type, static_cast<int>(d_v)) {
   const auto pack = static_cast<std::size_t>(engine_->pack);
   const auto width = static_cast<std::size_t>(d_qk);
   queries_ = workspace.take<Unit>(width / pack * kMaxRows);
   // Behind the last key, columns up to the next column tile are read: they end up in no result.
   key_scratch_ = workspace.take<float>(pack == 1 ? width * kBlockTokens + kColumnTile : 0);
-  value_stride_ = values_are_keys_ ? d_qk : PartialState::columns_of(d_v);
-  const std::size_t value_units = static_cast<std::size_t>(value_stride_) * kBlockTokens / pack;
-  values_ = values_are_keys_ ? reinterpret_cast<Unit*>(key_scratch_) : workspace.take<Unit>(value_units);
   scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
   weights_ = take_factors(workspace, *engine_);
   sum_squares_ = workspace.take<float>(kMaxRows);
@@ -132,26 +112,20 @@ bool Attention::set_limits(const std::int64_t* bounds) {
   return true;
 }
 
-/// Whether the values of the tokens from `first_token` on can be multiplied by zero.
-bool Attention::values_are_finite(int first_token) const {
-  for (int token = first_token; token < block_.count; ++token) {
-    if (!engine_->all_finite(block_.values[token], key_type_, d_v_)) return false;
-  }
-  return true;
-}
-
 /// Adds the first `tokens` values, weighted, to rows `[first, last)`.
 void Attention::accumulate_rows(int first, int last, int tokens, const float* correction) {
   if (!values_are_keys_) {
-    engine_->value_panel(block_.values, key_type_, tokens, d_v_, value_stride_, values_);
+    value_sum_.add(weights_, block_.values, tokens, d_v_, {rows_, first, last, correction, state_.sums});
+    return;
   }
   engine_->accumulate({.factors = weights_,
+                       .terms = Terms::kAll,
                        .rows = rows_,
                        .first_row = first,
                        .last_row = last,
-                       .steps = (tokens + engine_->pack - 1) / engine_->pack,
-                       .values = values_,
-                       .stride = value_stride_,
+                       .steps = tokens,
+                       .values = key_units_[0],
+                       .stride = d_qk_,
                        .correction = correction,
                        .sums = state_.sums,
                        .columns = state_.columns});
@@ -173,14 +147,13 @@ void Attention::attend_block(const std::int64_t* bounds) {
                     .weights = weights_});
   const float* correction = started_ ? correction_ : nullptr;
   started_ = true;
-  if (has_residuals(*engine_, weights_, rows_) && !values_are_finite(0)) {
-    drop_residuals(*engine_, weights_, rows_);
-  }
-  if (!limited || values_are_finite(limits_[0])) {
+  // What no row sees is not in the block; what some row must not see is multiplied with a zero weight there,
+  // unless that would not be zero.
+  const int seen_by_all = limited ? limits_[0] : block_.count;
+  if (value_sum_.all_finite(block_.values + seen_by_all, block_.count - seen_by_all, d_v_)) {
     accumulate_rows(0, count_, block_.count, correction);
     return;
   }
-  // Some row must not see a value that is not finite: rows that see the same tokens, and those alone.
   for (int first = 0, last = 0; first < count_; first = last) {
     while (last < count_ && limits_[last] == limits_[first]) ++last;
     accumulate_rows(first, last, limits_[first], correction);

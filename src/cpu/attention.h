@@ -5,13 +5,10 @@
 
 #include "api/workspace.h"
 #include "cpu/engine.h"
+#include "cpu/value_sum.h"
 #include "flashmla/tensor.h"
 
 namespace flashmla::cpu {
-
-constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 /// Up to kBlockTokens keys that exist, in order of their positions; 16-bit rows of one type.
 struct KeyBlock {
@@ -29,7 +26,6 @@ struct PartialState {
   float* sum = nullptr;   ///< `[rows]`
   std::int64_t columns = 0;
 
-  static std::int64_t columns_of(std::int64_t d_v) { return round_up(d_v, kColumnTile); }
   static PartialState take(Workspace& workspace, std::int64_t rows, std::int64_t d_v);
 
   /// The state of the rows from `row` on.
@@ -55,13 +51,6 @@ struct RowOutput {
 void finish_row(const Engine& engine, const PartialState& state, std::int64_t row, std::int64_t d_v,
                 const RowOutput& to);
 
-/// Room for the factors of one block of tokens.
-Factors take_factors(Workspace& workspace, const Engine& engine);
-
-/// Leaves out the residuals of factors whose other side is not finite: zero times infinity would be NaN.
-void drop_residuals(const Engine& engine, const Factors& factors, std::int64_t rows);
-bool has_residuals(const Engine& engine, const Factors& factors, std::int64_t rows);
-
 /// A thread's buffers, for rows of one operation.
 class Attention {
  public:
@@ -85,7 +74,6 @@ class Attention {
  private:
   void attend_block(const std::int64_t* bounds);
   bool set_limits(const std::int64_t* bounds);
-  bool values_are_finite(int first_token) const;
   void accumulate_rows(int first, int last, int tokens, const float* correction);
 
   const Engine* engine_;
@@ -102,8 +90,7 @@ class Attention {
   const Unit* key_units_[kBlockTokens];
   Unit* queries_;
   float* key_scratch_;
-  Unit* values_;
-  std::int64_t value_stride_;
+  ValueSum value_sum_;
   float* scores_;
   Factors weights_;
   float* sum_squares_;

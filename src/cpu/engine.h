@@ -60,10 +60,14 @@ struct GradientBlock {
   Factors d_scores;               ///< out: softmax_scale * P * (d_weights - delta)
 };
 
+/// What a factor stands for in a product.
+enum class Terms { kAll, kUnits, kResiduals };
+
 /// `sums[row][column] = sums[row][column] * correction[row] + sum over steps of factors[step][row] *
 /// values[step][column]`, for rows `[first_row, last_row)`.
 struct Accumulation {
   Factors factors;
+  Terms terms;
   std::int64_t rows;  ///< row count of the factors
   int first_row;
   int last_row;
@@ -93,6 +97,10 @@ struct Engine {
   /// Rows as a panel `[count / pack, rounded up][stride]`, zeros where `count` ends within a unit.
   void (*value_panel)(const void* const* source, DataType type, int count, int width, std::int64_t stride,
                       Unit* panel);
+
+  /// The same with zeros for infinities and NaN.
+  void (*finite_value_panel)(const void* const* source, DataType type, int count, int width,
+                             std::int64_t stride, Unit* panel);
 
   /// `scores[token][row] = sum over steps of panel[step][row] * tokens[token][step]`.
   void (*scores)(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count, int steps,

@@ -59,15 +59,15 @@ class GradientRows {
         d_qk_(static_cast<int>(shape.d_qk)),
         d_v_(static_cast<int>(shape.d_v)),
         softmax_scale_(static_cast<float>(softmax_scale)),
-        side_(rows) {
+        side_(rows),
+        value_sum_(workspace, *engine_, type, std::max(d_qk_, d_v_)) {
     const auto pack = static_cast<std::size_t>(engine_->pack);
-    const std::size_t columns_qk = static_cast<std::size_t>(PartialState::columns_of(d_qk_));
-    const std::size_t columns_v = static_cast<std::size_t>(PartialState::columns_of(d_v_));
+    const std::size_t columns_qk = static_cast<std::size_t>(ValueSum::columns_of(d_qk_));
+    const std::size_t columns_v = static_cast<std::size_t>(ValueSum::columns_of(d_v_));
     panel_qk_ = workspace.take<Unit>(kMaxRows * static_cast<std::size_t>(d_qk_) / pack);
     panel_vo_ = workspace.take<Unit>(kMaxRows * static_cast<std::size_t>(d_v_) / pack);
     scratch_ =
         workspace.take<float>(pack == 1 ? kBlockTokens * static_cast<std::size_t>(std::max(d_qk_, d_v_)) : 0);
-    values_ = workspace.take<Unit>(kBlockTokens / pack * std::max(columns_qk, columns_v));
     scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
     d_weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
     weights_ = take_factors(workspace, *engine_);
@@ -87,8 +87,8 @@ class GradientRows {
     std::fill_n(ones_, kMaxRows, 1.0f);
     std::fill_n(lse_log2_, kMaxRows, 0.0f);
     std::fill_n(delta_, kMaxRows, 0.0f);
-    std::fill_n(sums_qk_, count * PartialState::columns_of(d_qk_), 0.0f);
-    if (side_ == Side::kKeys) std::fill_n(sums_v_, count * PartialState::columns_of(d_v_), 0.0f);
+    std::fill_n(sums_qk_, count * ValueSum::columns_of(d_qk_), 0.0f);
+    if (side_ == Side::kKeys) std::fill_n(sums_v_, count * ValueSum::columns_of(d_v_), 0.0f);
   }
 
   /// Statistics of a row, where rows are queries.
@@ -99,12 +99,7 @@ class GradientRows {
 
   void add(const TokenBlock& block) {
     multiply(block);
-    const bool finite = all_finite(block);
-    if (!finite) {
-      drop_residuals(*engine_, weights_, rows_);
-      drop_residuals(*engine_, d_scores_, rows_);
-    }
-    if (finite || meet_all_rows(block)) {
+    if (meet_all_rows(block) || all_finite(block)) {
       accumulate(block, 0, count_);
       return;
     }
@@ -115,18 +110,16 @@ class GradientRows {
       one.lse_log2[0] = block.lse_log2[token];
       one.delta[0] = block.delta[token];
       multiply(one);
-      drop_residuals(*engine_, weights_, rows_);
-      drop_residuals(*engine_, d_scores_, rows_);
       accumulate(one, one.first_row[0], one.last_row[0]);
     }
   }
 
   void write_qk(int row, void* out) const {
-    engine_->narrow(sums_qk_ + row * PartialState::columns_of(d_qk_), 1.0f, d_qk_, type_, out);
+    engine_->narrow(sums_qk_ + row * ValueSum::columns_of(d_qk_), 1.0f, d_qk_, type_, out);
   }
 
   void write_v(int row, void* out) const {
-    engine_->narrow(sums_v_ + row * PartialState::columns_of(d_v_), 1.0f, d_v_, type_, out);
+    engine_->narrow(sums_v_ + row * ValueSum::columns_of(d_v_), 1.0f, d_v_, type_, out);
   }
 
  private:
@@ -153,11 +146,8 @@ class GradientRows {
   }
 
   bool all_finite(const TokenBlock& block) const {
-    for (int token = 0; token < block.count; ++token) {
-      if (!engine_->all_finite(block.qk[token], type_, d_qk_)) return false;
-      if (!engine_->all_finite(block.vo[token], type_, d_v_)) return false;
-    }
-    return true;
+    return value_sum_.all_finite(block.qk, block.count, d_qk_) &&
+           value_sum_.all_finite(block.vo, block.count, d_v_);
   }
 
   bool meet_all_rows(const TokenBlock& block) const {
@@ -168,25 +158,9 @@ class GradientRows {
   }
 
   void accumulate(const TokenBlock& block, int first_row, int last_row) {
-    add_products(d_scores_, block.qk, block.count, d_qk_, first_row, last_row, sums_qk_);
-    if (side_ == Side::kKeys)
-      add_products(weights_, block.vo, block.count, d_v_, first_row, last_row, sums_v_);
-  }
-
-  void add_products(const Factors& factors, const void* const* tokens, int count, int width, int first_row,
-                    int last_row, float* sums) {
-    const std::int64_t columns = PartialState::columns_of(width);
-    engine_->value_panel(tokens, type_, count, width, columns, values_);
-    engine_->accumulate({.factors = factors,
-                         .rows = rows_,
-                         .first_row = first_row,
-                         .last_row = last_row,
-                         .steps = (count + engine_->pack - 1) / engine_->pack,
-                         .values = values_,
-                         .stride = columns,
-                         .correction = ones_,
-                         .sums = sums,
-                         .columns = columns});
+    value_sum_.add(d_scores_, block.qk, block.count, d_qk_, {rows_, first_row, last_row, ones_, sums_qk_});
+    if (side_ == Side::kQueries) return;
+    value_sum_.add(weights_, block.vo, block.count, d_v_, {rows_, first_row, last_row, ones_, sums_v_});
   }
 
   const Engine* engine_;
@@ -195,12 +169,12 @@ class GradientRows {
   int d_v_;
   float softmax_scale_;
   Side side_;
+  ValueSum value_sum_;
   int count_ = 0;
   std::int64_t rows_ = 0;
   Unit* panel_qk_;
   Unit* panel_vo_;
   float* scratch_;
-  Unit* values_;
   float* scores_;
   float* d_weights_;
   Factors weights_;
@@ -212,27 +186,55 @@ class GradientRows {
   float* sums_v_;
 };
 
+/// Products of two rows, with the bits that an engine's scores have.
+class DotProduct {
+ public:
+  DotProduct(Workspace& workspace, DataType type, std::int64_t width)
+      : engine_(&engine_for(type, type)),
+        type_(type),
+        width_(static_cast<int>(width)),
+        panel_(workspace.take<Unit>(static_cast<std::size_t>(width / engine_->pack * engine_->lanes))),
+        scratch_(workspace.take<float>(static_cast<std::size_t>(width))),
+        scores_(workspace.take<float>(static_cast<std::size_t>(engine_->lanes))) {}
+
+  float operator()(const void* a, const void* b) const {
+    const Unit* units = nullptr;
+    engine_->pack_rows(&a, type_, 1, width_, engine_->lanes, panel_);
+    engine_->key_rows(&b, type_, 1, width_, scratch_, &units);
+    engine_->scores(panel_, engine_->lanes, &units, 1, width_ / engine_->pack, scores_);
+    return scores_[0];
+  }
+
+ private:
+  const Engine* engine_;
+  DataType type_;
+  int width_;
+  Unit* panel_;
+  float* scratch_;
+  float* scores_;
+};
+
 /// The operation, its sizes, and `delta [total_q, h_q]`.
 struct BackwardJob {
   const MhaBackward& op;
   MhaShape shape;
   double softmax_scale;
   float* delta;
-  float* rows;  ///< two rows of f32 a thread, for delta
 
-  BackwardJob(Workspace& workspace, const MhaBackward& operation, int threads)
+  BackwardJob(Workspace& workspace, const MhaBackward& operation)
       : op(operation),
         shape(shape_of(operation)),
         softmax_scale(softmax_scale_or_default(operation.softmax_scale, shape.d_qk)),
-        delta(workspace.take<float>(static_cast<std::size_t>(shape.total_q * shape.h_q))),
-        rows(workspace.take<float>(static_cast<std::size_t>(2 * threads * shape.d_v))) {}
+        delta(workspace.take<float>(static_cast<std::size_t>(shape.total_q * shape.h_q))) {}
+
+  DotProduct dot_product(Workspace& workspace) const { return {workspace, op.q.type, shape.d_v}; }
 
   GradientRows buffers(Workspace& workspace, Side side) const {
     return {workspace, op.q.type, shape, softmax_scale, side};
   }
 
   ThreadMemory memory(Workspace& workspace, int threads) const {
-    // Key rows keep two gradients, query rows one: the larger of both serves the two passes.
+    // Key rows keep two gradients, query rows one, a dot product less: the largest serves all passes.
     return ThreadMemory(workspace, threads, [&](Workspace& mine) { buffers(mine, Side::kKeys); });
   }
 
@@ -254,19 +256,16 @@ struct BackwardJob {
   float& delta_of(std::int64_t token, std::int64_t head) const { return delta[token * shape.h_q + head]; }
 };
 
-void compute_delta(const BackwardJob& job, int threads) {
+/// The products are those of `<d_out, v>` in the same order: where a query sees one key, so that `out` is its
+/// value, the difference is exactly zero.
+void compute_delta(const BackwardJob& job, const ThreadMemory& memory, int threads) {
   const MhaShape& shape = job.shape;
-  const Engine& engine = engine_for(job.op.q.type, job.op.q.type);
-  const auto d_v = static_cast<int>(shape.d_v);
   parallel_for(threads, shape.total_q, [&](int thread, std::int64_t token) {
-    float* out = job.rows + 2 * thread * shape.d_v;
-    float* d_out = out + shape.d_v;
+    Workspace mine = memory.of(thread);
+    const DotProduct dot = job.dot_product(mine);
     for (std::int64_t head = 0; head < shape.h_q; ++head) {
-      engine.widen(packed_row(job.op.out, token, head), job.op.out.type, d_v, out);
-      engine.widen(packed_row(job.op.d_out, token, head), job.op.d_out.type, d_v, d_out);
-      float sum = 0;
-      for (int i = 0; i < d_v; ++i) sum += out[i] * d_out[i];
-      job.delta_of(token, head) = sum;
+      job.delta_of(token, head) =
+          dot(packed_row(job.op.d_out, token, head), packed_row(job.op.out, token, head));
     }
   });
 }
@@ -371,7 +370,7 @@ void clear_uncovered_rows(const TensorView& cu_seqlens, const TensorView& gradie
 std::size_t workspace_bytes(const MhaBackward& op, const Execution& on) {
   Workspace workspace;
   const int threads = threads_of(on);
-  const BackwardJob job(workspace, op, threads);
+  const BackwardJob job(workspace, op);
   job.memory(workspace, threads);
   return workspace.bytes();
 }
@@ -379,9 +378,9 @@ std::size_t workspace_bytes(const MhaBackward& op, const Execution& on) {
 void run(const MhaBackward& op, const Execution& on) {
   const int threads = threads_of(on);
   Workspace workspace(on);
-  const BackwardJob job(workspace, op, threads);
+  const BackwardJob job(workspace, op);
   const ThreadMemory memory = job.memory(workspace, threads);
-  compute_delta(job, threads);
+  compute_delta(job, memory, threads);
   for_each_block(job, Side::kKeys, memory, threads, key_gradients);
   for_each_block(job, Side::kQueries, memory, threads, query_gradients);
   clear_uncovered_rows(op.cu_seqlens_q, op.d_q);

@@ -249,27 +249,49 @@ struct Tiles {
     }
   }
 
+  /// 16-bit numbers, those that are not finite as zero if `kFinite`.
+  template <bool kFinite>
+  static I32 load_bits(const std::uint16_t* from, int count, DataType type) {
+    U16 bits{};
+    __builtin_memcpy(&bits, from, 2 * static_cast<std::size_t>(count));
+    const I32 wide = __builtin_convertvector(bits, I32);
+    if (!kFinite) return wide;
+    const I32 exponent = I32{} + (type == DataType::kBf16 ? 0x7f80 : 0x7c00);
+    return (wide & exponent) == exponent ? I32{} : wide;
+  }
+
+  /// One vector of units: `kLanes` columns of up to two rows.
+  template <bool kFinite>
+  static I32 make_units(const std::uint16_t* low, const std::uint16_t* high, int count, DataType type) {
+    const I32 first = load_bits<kFinite>(low, count, type);
+    if constexpr (kPack == 1) {
+      const U16 bits = __builtin_convertvector(first, U16);
+      return bits_as<I32>(type == DataType::kBf16 ? M::widen_bf16(bits) : V::widen_f16(bits));
+    } else {
+      return high == nullptr ? first : first | (load_bits<kFinite>(high, count, type) << 16);
+    }
+  }
+
+  template <bool kFinite>
   static void value_panel(const void* const* source, DataType type, int count, int width, std::int64_t stride,
                           Unit* panel) {
     for (int i = 0; i < count; i += kPack) {
       Unit* out = panel + i / kPack * stride;
-      if constexpr (kPack == 1) {
-        widen(source[i], type, width, reinterpret_cast<float*>(out));
-      } else {
-        const auto* low = static_cast<const std::uint16_t*>(source[i]);
-        const auto* high = i + 1 < count ? static_cast<const std::uint16_t*>(source[i + 1]) : nullptr;
-        int column = 0;
-        for (; column + kLanes <= width; column += kLanes) {
-          const I32 a = __builtin_convertvector(load<U16>(low + column), I32);
-          const I32 b = high != nullptr ? __builtin_convertvector(load<U16>(high + column), I32) : I32{};
-          store(out + column, a | (b << 16));
-        }
-        for (; column < width; ++column) {
-          const Unit b = high != nullptr ? high[column] : 0u;
-          out[column] = low[column] | (b << 16);
-        }
+      const auto* low = static_cast<const std::uint16_t*>(source[i]);
+      const auto* high =
+          kPack > 1 && i + 1 < count ? static_cast<const std::uint16_t*>(source[i + 1]) : nullptr;
+      int column = 0;
+      for (; column + kLanes <= width; column += kLanes) {
+        store(out + column,
+              make_units<kFinite>(low + column, high == nullptr ? nullptr : high + column, kLanes, type));
       }
-      for (std::int64_t column = width; column < stride; ++column) out[column] = 0;
+      if (column < width) {
+        const int rest = width - column;
+        const I32 units =
+            make_units<kFinite>(low + column, high == nullptr ? nullptr : high + column, rest, type);
+        __builtin_memcpy(out + column, &units, sizeof(Unit) * static_cast<std::size_t>(rest));
+      }
+      for (std::int64_t rest = width; rest < stride; ++rest) out[rest] = 0;
     }
   }
 
@@ -350,13 +372,15 @@ struct Tiles {
       }
     }
     const Unit* values = work.values + column;
-    for (int step = 0; step < work.steps; ++step) {
+    const int unit_steps = work.terms == Terms::kResiduals ? 0 : work.steps;
+    for (int step = 0; step < unit_steps; ++step) {
       multiply_step<kRows>(work.factors.units + step * work.rows + row, values + step * work.stride, sums);
     }
     if constexpr (kPack > 1) {
       const int group = row / kLanes;
       const std::uint8_t* listed = work.factors.residual_steps + group * kBlockTokens;
-      for (int i = 0; i < work.factors.residual_counts[group]; ++i) {
+      const int count = work.terms == Terms::kUnits ? 0 : work.factors.residual_counts[group];
+      for (int i = 0; i < count; ++i) {
         const int step = listed[i];
         if (step >= work.steps) break;
         multiply_step<kRows>(work.factors.residuals + step * work.rows + row, values + step * work.stride,
@@ -507,7 +531,8 @@ struct Tiles {
             .lanes = kLanes,
             .pack_rows = pack_rows,
             .key_rows = key_rows,
-            .value_panel = value_panel,
+            .value_panel = value_panel<false>,
+            .finite_value_panel = value_panel<true>,
             .scores = scores,
             .softmax = softmax,
             .gradient_of_query_rows = gradient<true>,
