@@ -243,6 +243,7 @@ TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
       engine().value_panel(block_values.pointers.data(), DataType::kBf16, tokens, kColumns, kColumns,
                            panel.data());
       engine().accumulate({.factors = weights.view(),
+                           .terms = Terms::kAll,
                            .rows = rows,
                            .first_row = 0,
                            .last_row = kRows,
