@@ -5,7 +5,7 @@
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
 #include "cpu/fp8_rows.h"
-#include "cpu/threads.h"
+#include "host/threads.h"
 #include "kv/formats.h"
 #include "kv/paged_cache.h"
 

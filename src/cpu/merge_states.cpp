@@ -7,7 +7,7 @@
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
 #include "cpu/thread_memory.h"
-#include "cpu/threads.h"
+#include "host/threads.h"
 
 namespace flashmla::cpu {
 namespace {

@@ -16,7 +16,7 @@
 #include "cpu/engine.h"
 #include "cpu/packed_blocks.h"
 #include "cpu/thread_memory.h"
-#include "cpu/threads.h"
+#include "host/threads.h"
 
 namespace flashmla::cpu {
 namespace {

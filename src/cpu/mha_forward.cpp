@@ -8,7 +8,7 @@
 #include "cpu/key_sources.h"
 #include "cpu/packed_blocks.h"
 #include "cpu/thread_memory.h"
-#include "cpu/threads.h"
+#include "host/threads.h"
 
 namespace flashmla::cpu {
 namespace {

@@ -6,7 +6,7 @@
 #include "cpu/cpu.h"
 #include "cpu/key_sources.h"
 #include "cpu/thread_memory.h"
-#include "cpu/threads.h"
+#include "host/threads.h"
 #include "schedule/request.h"
 
 namespace flashmla::cpu {

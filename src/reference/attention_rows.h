@@ -9,8 +9,8 @@
 
 #include "api/workspace.h"
 #include "flashmla/tensor.h"
+#include "host/threads.h"
 #include "reference/tensor_rows.h"
-#include "reference/threads.h"
 
 namespace flashmla::reference {
 
@@ -121,10 +121,10 @@ class AttentionScratch {
  public:
   AttentionScratch(Workspace workspace, const Execution& on, std::int64_t d_qk, std::int64_t d_v)
       : size_(AttentionRows::scratch_size(d_qk, d_v)),
-        data_(workspace.take<double>(static_cast<std::size_t>(size_ * thread_count(on)))),
+        data_(workspace.take<double>(static_cast<std::size_t>(size_ * threads_of(on)))),
         bytes_(workspace.bytes()) {}
 
-  double* of_this_thread() const { return data_ + size_ * omp_get_thread_num(); }
+  double* of(int thread) const { return data_ + size_ * thread; }
   std::size_t bytes() const { return bytes_; }
 
  private:

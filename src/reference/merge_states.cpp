@@ -36,7 +36,7 @@ void merge_row(const MergeStates& op, std::int64_t b, std::int64_t i, std::int64
 
 std::size_t workspace_bytes(const MergeStates& op, const Execution& on) {
   Workspace workspace;
-  workspace.take<double>(static_cast<std::size_t>(2 * op.out.shape[3] * thread_count(on)));
+  workspace.take<double>(static_cast<std::size_t>(2 * op.out.shape[3] * threads_of(on)));
   return workspace.bytes();
 }
 
@@ -44,13 +44,12 @@ void run(const MergeStates& op, const Execution& on) {
   const std::int64_t s_q = op.out.shape[1];
   const std::int64_t h_q = op.out.shape[2];
   const std::int64_t d_v = op.out.shape[3];
-  double* scratch = Workspace(on).take<double>(static_cast<std::size_t>(2 * d_v * thread_count(on)));
+  double* scratch = Workspace(on).take<double>(static_cast<std::size_t>(2 * d_v * threads_of(on)));
   const std::int64_t rows = op.out.shape[0] * s_q * h_q;
-#pragma omp parallel for num_threads(thread_count(on))
-  for (std::int64_t row = 0; row < rows; ++row) {
-    double* value = scratch + 2 * d_v * omp_get_thread_num();
+  parallel_for(threads_of(on), rows, [&](int thread, std::int64_t row) {
+    double* value = scratch + 2 * d_v * thread;
     merge_row(op, row / h_q / s_q, row / h_q % s_q, row % h_q, value, value + d_v);
-  }
+  });
 }
 
 }  // namespace flashmla::reference

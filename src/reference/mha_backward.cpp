@@ -152,7 +152,7 @@ struct Memory {
 
   Memory(Workspace workspace, const MhaShape& shape, const Execution& on)
       : delta(workspace.take<double>(static_cast<std::size_t>(shape.total_q * shape.h_q))),
-        scratch(workspace.take<double>(static_cast<std::size_t>(Scratch::size(shape) * thread_count(on)))),
+        scratch(workspace.take<double>(static_cast<std::size_t>(Scratch::size(shape) * threads_of(on)))),
         bytes(workspace.bytes()) {}
 };
 
@@ -161,12 +161,11 @@ template <class Gradients>
 void for_each_block(const Backward& backward, std::int64_t rows, double* memory, const Execution& on,
                     Gradients&& gradients) {
   const std::int64_t blocks = (rows + kBlock - 1) / kBlock;
-#pragma omp parallel for schedule(dynamic) num_threads(thread_count(on))
-  for (std::int64_t unit = 0; unit < backward.shape.h_kv * blocks; ++unit) {
+  parallel_for(threads_of(on), backward.shape.h_kv * blocks, [&](int thread, std::int64_t unit) {
     const std::int64_t first = unit % blocks * kBlock;
-    const Scratch scratch(memory + Scratch::size(backward.shape) * omp_get_thread_num(), backward.shape);
+    const Scratch scratch(memory + Scratch::size(backward.shape) * thread, backward.shape);
     gradients(unit / blocks, first, std::min(kBlock, rows - first), scratch);
-  }
+  });
 }
 
 }  // namespace

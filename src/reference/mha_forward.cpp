@@ -58,12 +58,11 @@ void run(const MhaForward& op, const Execution& on) {
     const PackedSequence sequence(q, k, op.causal);
     const RowBlocks blocks{sequence.len_q * shape.group()};
     const std::int64_t units = shape.h_kv * blocks.count();
-#pragma omp parallel for schedule(dynamic) num_threads(thread_count(on))
-    for (std::int64_t unit = 0; unit < units; ++unit) {
+    parallel_for(threads_of(on), units, [&](int thread, std::int64_t unit) {
       const std::int64_t block = unit % blocks.count();
-      AttentionRows rows(scratch.of_this_thread(), shape.d_qk, shape.d_v, softmax_scale);
+      AttentionRows rows(scratch.of(thread), shape.d_qk, shape.d_v, softmax_scale);
       attend(op, shape, sequence, unit / blocks.count(), blocks.begin(block), blocks.size(block), rows);
-    }
+    });
   }
 }
 

@@ -1,7 +1,7 @@
 // bf16 rows into an FP8 cache and back.
+#include "host/threads.h"
 #include "reference/reference.h"
 #include "reference/tensor_rows.h"
-#include "reference/threads.h"
 
 namespace flashmla::reference {
 
@@ -12,13 +12,12 @@ void run(const QuantizeKv& op, const Execution& on) {
   with_fp8_format(*kv_format_of(op.kv_cache), [&]<class Format>() {
     const PagedCache cache(op.kv_cache);
     const std::int64_t tokens = cache.tokens();
-#pragma omp parallel for num_threads(thread_count(on))
-    for (std::int64_t token = 0; token < tokens; ++token) {
+    parallel_for(threads_of(on), tokens, [&](int, std::int64_t token) {
       const std::int64_t block = token / cache.page;
       const std::int64_t row = token % cache.page;
       const auto* values = &element<std::uint16_t>(op.kv, block, row);
       flashmla::store_row<Format>(values, values + Format::kQuantized, Format::token(cache, block, row));
-    }
+    });
   });
 }
 
@@ -26,13 +25,12 @@ void run(const DequantizeKv& op, const Execution& on) {
   with_fp8_format(*kv_format_of(op.kv_cache), [&]<class Format>() {
     const PagedCache cache(op.kv_cache);
     const std::int64_t tokens = cache.tokens();
-#pragma omp parallel for num_threads(thread_count(on))
-    for (std::int64_t token = 0; token < tokens; ++token) {
+    parallel_for(threads_of(on), tokens, [&](int, std::int64_t token) {
       const std::int64_t block = token / cache.page;
       const std::int64_t row = token % cache.page;
       auto* values = &element<std::uint16_t>(op.kv, block, row);
       flashmla::load_row<Format>(Format::token(cache, block, row), values);
-    }
+    });
   });
 }
 

@@ -40,15 +40,14 @@ void run(const SparsePrefill& op, const Execution& on) {
   const AttentionScratch scratch(Workspace(on), on, shape.d_qk, shape.d_v);
   const RowBlocks blocks{shape.group()};
   const std::int64_t units = shape.s_q * shape.h_kv * blocks.count();
-#pragma omp parallel for schedule(dynamic) num_threads(thread_count(on))
-  for (std::int64_t unit = 0; unit < units; ++unit) {
+  parallel_for(threads_of(on), units, [&](int thread, std::int64_t unit) {
     const std::int64_t block = unit % blocks.count();
     const std::int64_t kv_head = unit / blocks.count() % shape.h_kv;
     const std::int64_t i = unit / blocks.count() / shape.h_kv;
     const std::int64_t first = kv_head * shape.group() + blocks.begin(block);
-    AttentionRows rows(scratch.of_this_thread(), shape.d_qk, shape.d_v, softmax_scale);
+    AttentionRows rows(scratch.of(thread), shape.d_qk, shape.d_v, softmax_scale);
     attend(op, shape, i, kv_head, first, blocks.size(block), rows);
-  }
+  });
 }
 
 }  // namespace flashmla::reference

@@ -1,4 +1,4 @@
-// OpenMP threads, and work handed out in order.
+// OpenMP threads for kernels on the CPU, and work handed out in order.
 #pragma once
 
 #include <omp.h>
@@ -14,14 +14,19 @@ extern "C" void __tsan_acquire(void* address);
 extern "C" void __tsan_release(void* address);
 #endif
 
-namespace flashmla::cpu {
+namespace flashmla {
 
 inline int threads_of(const Execution& on) { return on.threads > 0 ? on.threads : omp_get_max_threads(); }
 
 /// Calls `body(thread)` on each of `threads` threads; what was written before is visible in the bodies,
-/// and what they wrote is visible after. OpenMP may start fewer threads than asked for.
+/// and what they wrote is visible after. OpenMP may start fewer threads than asked for. It allocates memory
+/// when the number of threads changes, and each time for a single one: that one is the caller.
 template <class Body>
 void parallel(int threads, Body&& body) {
+  if (threads == 1) {
+    body(0);
+    return;
+  }
 #ifdef __SANITIZE_THREAD__
   char fork = 0;
   char join = 0;
@@ -60,10 +65,9 @@ class WorkQueue {
 template <class Body>
 void parallel_for(int threads, std::int64_t count, Body&& body) {
   WorkQueue queue(count);
-  const int used = static_cast<int>(count < threads ? (count > 0 ? count : 1) : threads);
-  parallel(used, [&](int thread) {
+  parallel(count > 1 ? threads : 1, [&](int thread) {
     for (std::int64_t item = queue.take(); item >= 0; item = queue.take()) body(thread, item);
   });
 }
 
-}  // namespace flashmla::cpu
+}  // namespace flashmla
