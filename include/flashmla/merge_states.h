@@ -15,8 +15,8 @@ namespace flashmla {
 ///
 /// A state that saw nothing (`lse` +inf, as this library writes it, or -inf, as others do) has no
 /// weight and its `out` is not read; if all are so, `out = 0` and `lse = +inf`. The layout is that of
-/// the decode operations; `[tokens, h, d]` results of prefill and MHA are seen as `batch = 1` (or as
-/// `s_q = 1`), with `lse` transposed through its strides.
+/// the decode operations; `[tokens, h, d]` and `[tokens, h]` results of prefill and MHA are seen as
+/// `[tokens, 1, h, d]` and `[tokens, h, 1]`.
 struct MergeStates {
   /// Two or more of bf16, f16 or f32 `[batch, s_q, h_q, d_v]`, all of one type.
   std::span<const TensorView> outs = {};

@@ -33,8 +33,8 @@ inline constexpr int kMaxDims = 5;
 /// A view of memory that the caller owns. Strides count elements, may be any value but on the last
 /// dimension, which is contiguous in every operation. A default-constructed view is "not given".
 ///
-/// Matrix-like tensors (bf16, f16 and u8) are aligned to 16 bytes, their rows too: `data` and every
-/// stride but the last, in bytes, are multiples of 16.
+/// Tensors of rows (last dimension `d_qk`, `d_v` or a cache's `row`) are aligned to 16 bytes, their rows too:
+/// `data` and every stride but the last, in bytes, are multiples of 16. Others are aligned to an element.
 struct TensorView {
   void* data = nullptr;
   DataType type = DataType::kF32;
@@ -44,14 +44,14 @@ struct TensorView {
   std::array<std::int64_t, kMaxDims> strides{};
 
   /// A row-major view without gaps. Inputs may be const: no operation writes to an input.
-  /// Throws Error for more than kMaxDims dimensions or a negative one.
+  /// Throws Error for more than kMaxDims dimensions, a negative one, or 2^63 elements.
   static TensorView contiguous(const void* data, DataType type, std::initializer_list<std::int64_t> shape,
                                Device device = {});
 
   /// False for a default-constructed view: an optional argument that was not given.
   bool given() const { return data != nullptr || ndim != 0; }
 
-  /// Number of elements.
+  /// Number of elements; the largest i64 if there are more.
   std::int64_t size() const;
 
   template <class T>

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -108,8 +109,8 @@ class FieldChecker {
     while (!rest.empty()) {
       const Dimension declared = parse_dimension(next_piece(rest, ' '));
       if (dim >= tensor.ndim || dim >= kMaxDims) return false;
+      if (tensor.shape[dim] < declared.offset) return false;
       const std::int64_t extent = tensor.shape[dim++] - declared.offset;
-      if (tensor.shape[dim - 1] < 0 || extent < 0) return false;
       const auto bound =
           declared.symbol.empty() ? std::optional<std::int64_t>(0) : symbols_.value(declared.symbol);
       if (bound && *bound != extent) return false;
@@ -124,7 +125,12 @@ class FieldChecker {
       fail_field(ErrorKind::kValue, field, i, " must have a contiguous last dimension, got strides ",
                  numbers(tensor.strides, tensor.ndim));
     }
-    if (holds_rows(field)) check_rows(field, i, tensor);
+    if (holds_rows(field)) {
+      check_rows(field, i, tensor);
+    } else if (reinterpret_cast<std::uintptr_t>(tensor.data) % size_of(tensor.type) != 0) {
+      fail_field(ErrorKind::kValue, field, i, " must be aligned to its elements of ", size_of(tensor.type),
+                 " bytes, got address ", tensor.data);
+    }
     if ((field.role == Role::kOutput || field.role == Role::kUpdate) && overlaps_itself(tensor)) {
       fail_field(ErrorKind::kValue, field, i, " is written, so its elements must not overlap, got shape ",
                  numbers(tensor.shape, tensor.ndim), " with strides ", numbers(tensor.strides, tensor.ndim));
@@ -148,7 +154,7 @@ class FieldChecker {
     const auto bytes = static_cast<std::int64_t>(size_of(tensor.type));
     bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data) % kRowAlignment == 0;
     for (int dim = 0; dim + 1 < (split_rows ? 2 : tensor.ndim); ++dim) {
-      if (tensor.shape[dim] > 1) aligned &= tensor.strides[dim] * bytes % kRowAlignment == 0;
+      if (tensor.shape[dim] > 1) aligned &= tensor.strides[dim] % (kRowAlignment / bytes) == 0;
     }
     if (!aligned) {
       fail_field(ErrorKind::kValue, field, i, " must be aligned to ", kRowAlignment,
@@ -157,13 +163,18 @@ class FieldChecker {
     }
   }
 
+  static std::int64_t distance(std::int64_t stride) {
+    return stride == std::numeric_limits<std::int64_t>::min() ? std::numeric_limits<std::int64_t>::max()
+                                                              : std::abs(stride);
+  }
+
   /// Whether two index positions may name the same element. Exact for every layout that slicing,
   /// padding and permuting a packed tensor can make.
   static bool overlaps_itself(const TensorView& tensor) {
     std::array<int, kMaxDims> order{};
     for (int dim = 0; dim < tensor.ndim; ++dim) {
       int at = dim;
-      for (; at > 0 && std::abs(tensor.strides[order[at - 1]]) > std::abs(tensor.strides[dim]); --at) {
+      for (; at > 0 && distance(tensor.strides[order[at - 1]]) > distance(tensor.strides[dim]); --at) {
         order[at] = order[at - 1];
       }
       order[at] = dim;
@@ -172,8 +183,11 @@ class FieldChecker {
     for (int i = 0; i < tensor.ndim; ++i) {
       const int dim = order[i];
       if (tensor.shape[dim] <= 1) continue;
-      if (std::abs(tensor.strides[dim]) <= reach) return true;
-      reach += (tensor.shape[dim] - 1) * std::abs(tensor.strides[dim]);
+      const std::int64_t stride = distance(tensor.strides[dim]);
+      std::int64_t extent = 0;
+      if (stride <= reach) return true;
+      if (__builtin_mul_overflow(tensor.shape[dim] - 1, stride, &extent)) return true;
+      if (__builtin_add_overflow(reach, extent, &reach)) return true;
     }
     return false;
   }

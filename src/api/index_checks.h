@@ -1,6 +1,7 @@
 // Range checks of index tensors on the CPU, for Execution::check_indices.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string_view>
 
 #include "api/message.h"
+#include "api/shapes.h"
 #include "flashmla/tensor.h"
 
 namespace flashmla {
@@ -41,7 +43,7 @@ inline void require_lengths(std::string_view operation, std::string_view name, c
                             std::int64_t limit) {
   if (!lengths.given()) return;
   for (std::int64_t b = 0; b < lengths.shape[0]; ++b) {
-    require_index(operation, name, lengths, 0, limit + 1, Padding::kNone, b);
+    require_index(operation, name, lengths, 0, std::min(limit, kLargestLength) + 1, Padding::kNone, b);
   }
 }
 

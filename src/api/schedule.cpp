@@ -46,6 +46,7 @@ void check_rules(const MakeSchedule& op) {
   require_schedule_range(kName, batch, {"max_seqlen", std::min(op.max_seqlen, kLargestLength)},
                          op.split_size);
   require_schedule_range(kName, batch, {"topk", op.topk}, op.split_size);
+  require_schedule_range(kName, batch, {"extra_topk", op.extra_topk}, op.split_size);
   require_schedule_range(kName, batch, {"topk + extra_topk", op.topk + op.extra_topk}, op.split_size);
   const bool sparse =
       op.topk != 0 || op.extra_topk != 0 || op.topk_length.given() || op.extra_topk_length.given();

@@ -79,7 +79,7 @@ inline void require_schedule_range(std::string_view operation, std::int64_t batc
   if (longest.value > kLargestLength) {
     fail(ErrorKind::kValue, operation, longest.name, " must be below 2^31, got ", longest.value);
   }
-  const std::int64_t splits = split_size == 0 ? 1 : (longest.value + split_size - 1) / split_size;
+  const std::int64_t splits = split_size == 0 ? 1 : longest.value / split_size + 1;
   if (splits > kLargestLength / std::max<std::int64_t>(batch, 1)) {
     fail(ErrorKind::kValue, operation, "batch * ", longest.name, " / split_size must be below 2^31, got ",
          batch, " * ", longest.value, " / ", split_size);

@@ -1,6 +1,9 @@
 // Element types and views.
 #include "flashmla/tensor.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "api/message.h"
 
 namespace flashmla {
@@ -57,15 +60,21 @@ TensorView TensorView::contiguous(const void* data, DataType type, std::initiali
   std::int64_t stride = 1;
   for (dim = view.ndim - 1; dim >= 0; --dim) {
     view.strides[dim] = stride;
-    stride *= view.shape[dim];
+    if (__builtin_mul_overflow(stride, std::max<std::int64_t>(view.shape[dim], 1), &stride)) {
+      fail(ErrorKind::kValue, "TensorView", "expected fewer than 2^63 elements");
+    }
   }
   return view;
 }
 
 std::int64_t TensorView::size() const {
   std::int64_t count = 1;
-  for (int dim = 0; dim < ndim; ++dim) count *= shape[dim];
-  return count;
+  bool too_large = false;
+  for (int dim = 0; dim < ndim; ++dim) {
+    if (shape[dim] == 0) return 0;
+    too_large |= __builtin_mul_overflow(count, shape[dim], &count);
+  }
+  return too_large ? std::numeric_limits<std::int64_t>::max() : count;
 }
 
 }  // namespace flashmla
