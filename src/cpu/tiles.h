@@ -208,30 +208,19 @@ struct Tiles {
     if (i < count) narrow_some(i, count - i);
   }
 
-  /// The number at `column` of a 16-bit row as it stands in a unit.
-  static Unit unit_of(const std::uint16_t* row, int column, DataType type) {
-    if constexpr (kPack == 2) {
-      return load<Unit>(row + column);
-    } else {
-      return bits_as<Unit>(widen_one(row[column], type));
-    }
-  }
-
   static void pack_rows(const void* const* source, DataType type, int count, int width, std::int64_t rows,
                         Unit* panel) {
-    float wide[kLanes];
     for (std::int64_t i = 0; i < rows; ++i) {
       const auto* row = i < count ? static_cast<const std::uint16_t*>(source[i]) : nullptr;
       for (int column = 0; column < width; column += kLanes) {
         const int lanes = width - column < kLanes ? width - column : kLanes;
-        Unit units[kLanes] = {};
-        if (row != nullptr && kPack == 2)
-          __builtin_memcpy(units, row + column, 2 * static_cast<std::size_t>(lanes));
-        if (row != nullptr && kPack == 1) {
-          widen(row + column, type, lanes, wide);
-          __builtin_memcpy(units, wide, sizeof(float) * static_cast<std::size_t>(lanes));
+        float wide[kLanes] = {};
+        if (kPack == 1 && row != nullptr) widen(row + column, type, lanes, wide);
+        for (int at = 0; at < lanes; at += kPack) {
+          Unit unit = 0;
+          if (row != nullptr) unit = kPack == 1 ? bits_as<Unit>(wide[at]) : load<Unit>(row + column + at);
+          panel[(column + at) / kPack * rows + i] = unit;
         }
-        for (int u = 0; u < lanes / kPack; ++u) panel[(column / kPack + u) * rows + i] = units[u];
       }
     }
   }
@@ -289,7 +278,7 @@ struct Tiles {
         const int rest = width - column;
         const I32 units =
             make_units<kFinite>(low + column, high == nullptr ? nullptr : high + column, rest, type);
-        __builtin_memcpy(out + column, &units, sizeof(Unit) * static_cast<std::size_t>(rest));
+        for (int lane = 0; lane < rest; ++lane) out[column + lane] = static_cast<Unit>(units[lane]);
       }
       for (std::int64_t rest = width; rest < stride; ++rest) out[rest] = 0;
     }
