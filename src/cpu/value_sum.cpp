@@ -6,8 +6,8 @@
 namespace flashmla::cpu {
 
 Factors take_factors(Workspace& workspace, const Engine& engine) {
-  const auto units = static_cast<std::size_t>(kBlockTokens / engine.pack * kMaxRows);
-  const auto groups = static_cast<std::size_t>(kMaxRows / engine.lanes);
+  const std::size_t units = std::size_t{kBlockTokens} * kMaxRows / static_cast<std::size_t>(engine.pack);
+  const std::size_t groups = std::size_t{kMaxRows} / static_cast<std::size_t>(engine.lanes);
   return {.units = workspace.take<Unit>(units),
           .residuals = workspace.take<Unit>(engine.pack > 1 ? units : 0),
           .residual_steps = workspace.take<std::uint8_t>(groups * kBlockTokens),

@@ -16,6 +16,8 @@ struct Problem {
   std::string operation;
   cli::ShapeFlags flags;
   bool only_whole = false;  ///< has no parts
+
+  friend std::ostream& operator<<(std::ostream& out, const Problem& problem) { return out << problem.name; }
 };
 
 const std::vector<Problem>& problems() {
