@@ -131,5 +131,56 @@ TEST_P(CausalMask, HoldsAcrossTilesInMha) {
   EXPECT_EQ(problem.seen_by(130).size(), 131u);
 }
 
+/// Rows `[begin, end)` of a tensor.
+TensorView rows_of(const cases::Tensor& tensor, std::int64_t begin, std::int64_t end) {
+  TensorView view = tensor.view();
+  view.data = view.as<std::uint16_t>() + begin * view.strides[0];
+  view.shape[0] = end - begin;
+  return view;
+}
+
+void expect_close_rows(const char* output, const cases::Tensor& got, const cases::Tensor& expected,
+                       std::int64_t begin, std::int64_t end) {
+  const auto result =
+      cases::compare("mha_backward", output, rows_of(got, begin, end), rows_of(expected, begin, end));
+  EXPECT_TRUE(result.passed) << result.description;
+}
+
+constexpr std::int64_t kTokens = 90;  // more than a tile
+const MhaSizes kOneSequence{
+    .cu_seqlens_q = {0, kTokens}, .cu_seqlens_k = {0, kTokens}, .total_q = kTokens, .total_k = kTokens};
+
+TEST_P(CausalMask, KeySeenByALaterQueryAloneDoesNotReachTheGradientOfAnEarlierOne) {
+  MhaProblem clean(kOneSequence);
+  MhaProblem problem(kOneSequence);
+  clean.causal = problem.causal = true;
+  for (const double poison : {std::nan(""), HUGE_VAL}) {
+    set_row(problem.k.view(), {70, 0}, Row(64, poison));
+    set_row(problem.v.view(), {70, 1}, Row(32, poison));
+    for (MhaProblem* each : {&clean, &problem}) {
+      run(each->forward());
+      run(each->backward());
+    }
+    expect_close_rows("d_q", problem.d_q, clean.d_q, 0, 70);
+    EXPECT_TRUE(std::isnan(problem.d_q.at({70, 0, 0})));
+  }
+}
+
+TEST_P(CausalMask, QueryThatDoesNotSeeAKeyDoesNotReachItsGradient) {
+  MhaProblem clean(kOneSequence);
+  MhaProblem problem(kOneSequence);
+  clean.causal = problem.causal = true;
+  for (const double poison : {std::nan(""), HUGE_VAL}) {
+    set_row(problem.d_out.view(), {20, 0}, Row(32, poison));
+    for (MhaProblem* each : {&clean, &problem}) {
+      run(each->forward());
+      run(each->backward());
+    }
+    expect_close_rows("d_k", problem.d_k, clean.d_k, 21, kTokens);
+    expect_close_rows("d_v", problem.d_v, clean.d_v, 21, kTokens);
+    EXPECT_FALSE(std::isfinite(problem.d_v.at({20, 0, 0})));
+  }
+}
+
 }  // namespace
 }  // namespace flashmla

@@ -109,6 +109,21 @@ TEST_P(MhaGradient, OfRowsThatSeeNothingIsZero) {
   }
 }
 
+TEST_P(MhaGradient, OfRowsWhoseLseIsInfiniteIsZeroWhateverTheyHold) {
+  MhaProblem clean({});
+  MhaProblem problem({});
+  for (std::int64_t head = 0; head < 2; ++head) set_row(clean.d_out.view(), {2, head}, Row(32, 0.0));
+  for (MhaProblem* each : {&clean, &problem}) run(each->forward());
+  for (std::int64_t head = 0; head < 2; ++head) {
+    set_row(problem.d_out.view(), {2, head}, Row(32, std::nan("")));
+    problem.lse.set({2, head}, HUGE_VAL);
+  }
+  for (MhaProblem* each : {&clean, &problem}) run(each->backward());
+  expect_close("mha_backward", "d_q", problem.d_q, clean.d_q);
+  expect_close("mha_backward", "d_k", problem.d_k, clean.d_k);
+  expect_close("mha_backward", "d_v", problem.d_v, clean.d_v);
+}
+
 TEST_P(MhaGradient, OfRowsThatNoSequenceCoversIsZero) {
   MhaProblem problem({.cu_seqlens_q = {2, 5}, .cu_seqlens_k = {3, 7}, .total_q = 8, .total_k = 11});
   run(problem.forward());
