@@ -124,6 +124,18 @@ TEST_P(MhaGradient, OfRowsWhoseLseIsInfiniteIsZeroWhateverTheyHold) {
   expect_close("mha_backward", "d_v", problem.d_v, clean.d_v);
 }
 
+// A softmax over one key is constant; a rounding error in its gradient would be all there is.
+TEST_P(MhaGradient, OfTheLogitOfALoneKeyIsExactlyZero) {
+  MhaProblem problem(
+      {.cu_seqlens_q = {0, 4}, .cu_seqlens_k = {0, 1}, .total_q = 4, .total_k = 1, .d_v = 128});
+  run(problem.forward());
+  run(problem.backward());
+  for (std::int64_t c = 0; c < 64; ++c) {
+    for (std::int64_t row = 0; row < 4; ++row) ASSERT_EQ(problem.d_q.at({row, 1, c}), 0);
+    ASSERT_EQ(problem.d_k.at({0, 1, c}), 0);
+  }
+}
+
 TEST_P(MhaGradient, OfRowsThatNoSequenceCoversIsZero) {
   MhaProblem problem({.cu_seqlens_q = {2, 5}, .cu_seqlens_k = {3, 7}, .total_q = 8, .total_k = 11});
   run(problem.forward());
