@@ -3,7 +3,10 @@
 
 #include <array>
 #include <cstdlib>
+#include <string_view>
+#include <vector>
 
+#include "api/message.h"
 #include "cpu/cpu.h"
 
 namespace flashmla::cpu {
@@ -34,35 +37,58 @@ bool processor_has_avx512_bf16() {
 #endif
 }
 
+/// Every engine's name and whether this processor can run it, best first.
+struct Candidate {
+  std::string_view name;
+  const Engine* engine;
+};
+
+std::array<Candidate, 4> candidates() {
+  return {Candidate{"avx512_bf16", processor_has_avx512_bf16() ? kAvx512Bf16Engine : nullptr},
+          Candidate{"avx512", processor_has_avx512() ? kAvx512Engine : nullptr},
+          Candidate{"avx2", processor_has_avx2() ? kAvx2Engine : nullptr},
+          Candidate{"portable", kPortableEngine}};
+}
+
 struct Choice {
   const Engine* bf16 = nullptr;  ///< the best engine
   const Engine* f32 = nullptr;   ///< the best one that multiplies f32
 };
 
-/// `wanted`: name of an instruction set, or null for the best.
-Choice choose(const char* wanted) {
+/// The best engines from the one named `wanted` on; from the first one if nothing is wanted.
+Choice choose(std::string_view wanted) {
+  constexpr std::string_view kVariable = "FLASHMLA_INSTRUCTION_SET";
+  bool found = wanted.empty();
   Choice choice;
-  for (const Engine* engine : engines()) {
-    if (engine == nullptr) continue;
-    if (choice.bf16 == nullptr && wanted != nullptr && std::string_view(engine->instruction_set) != wanted)
-      continue;
+  for (const auto& [name, engine] : candidates()) {
+    if (name == wanted && engine == nullptr) {
+      fail(ErrorKind::kValue, kVariable, wanted, " is an instruction set that this processor does not have");
+    }
+    found |= name == wanted;
+    if (!found || engine == nullptr) continue;
     if (choice.bf16 == nullptr) choice.bf16 = engine;
     if (choice.f32 == nullptr && engine->pack == 1) choice.f32 = engine;
+  }
+  if (!found) {
+    fail(ErrorKind::kValue, kVariable, "must be avx512_bf16, avx512, avx2 or portable, got \"", wanted, "\"");
   }
   return choice;
 }
 
 const Choice& choice() {
-  static const Choice chosen = choose(std::getenv("FLASHMLA_INSTRUCTION_SET"));
+  const char* variable = std::getenv("FLASHMLA_INSTRUCTION_SET");
+  static const Choice chosen = choose(variable == nullptr ? "" : variable);
   return chosen;
 }
 
 }  // namespace
 
-std::array<const Engine*, 4> engines() {
-  return {processor_has_avx512_bf16() ? kAvx512Bf16Engine : nullptr,
-          processor_has_avx512() ? kAvx512Engine : nullptr, processor_has_avx2() ? kAvx2Engine : nullptr,
-          kPortableEngine};
+std::vector<const Engine*> engines() {
+  std::vector<const Engine*> available;
+  for (const Candidate& candidate : candidates()) {
+    if (candidate.engine != nullptr) available.push_back(candidate.engine);
+  }
+  return available;
 }
 
 const Engine& engine_for(DataType a, DataType b) {
@@ -70,8 +96,6 @@ const Engine& engine_for(DataType a, DataType b) {
   return both_bf16 ? *choice().bf16 : *choice().f32;
 }
 
-std::string_view instruction_set() {
-  return choice().bf16 != nullptr ? choice().bf16->instruction_set : std::string_view();
-}
+std::string_view instruction_set() { return choice().bf16->instruction_set; }
 
 }  // namespace flashmla::cpu

@@ -1,8 +1,8 @@
 // The steps of attention that depend on the instruction set, as a table of functions.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <vector>
 
 #include "flashmla/tensor.h"
 
@@ -129,12 +129,12 @@ struct Engine {
   void (*quantize)(const std::uint16_t* source, float inverse_scale, int count, std::uint8_t* values);
 };
 
-/// The engines that this processor can run, best first; null for one that it cannot.
-std::array<const Engine*, 4> engines();
+/// The engines that this processor can run, best first.
+std::vector<const Engine*> engines();
 
 /// The engine for products of these 16-bit types on this machine: bf16 pairs where both are bf16 and the
 /// processor multiplies them, f32 otherwise. The environment variable FLASHMLA_INSTRUCTION_SET may name a
-/// lesser one: it is how all engines are tested on one machine.
+/// lesser one: it is how all engines are tested on one machine. Throws Error if it names none that can run.
 const Engine& engine_for(DataType a, DataType b);
 
 // One per instruction set; null where the library was built for another architecture.

@@ -54,15 +54,7 @@ class EngineTest : public testing::TestWithParam<const Engine*> {
   std::normal_distribution<float> normal_;
 };
 
-std::vector<const Engine*> available_engines() {
-  std::vector<const Engine*> available;
-  for (const Engine* engine : engines()) {
-    if (engine != nullptr) available.push_back(engine);
-  }
-  return available;
-}
-
-INSTANTIATE_TEST_SUITE_P(Engines, EngineTest, testing::ValuesIn(available_engines()),
+INSTANTIATE_TEST_SUITE_P(Engines, EngineTest, testing::ValuesIn(engines()),
                          [](const auto& parameter) { return std::string(parameter.param->instruction_set); });
 
 bool same_number(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
