@@ -99,13 +99,16 @@ TEST_P(NoAllocation, HappensInAnyOperation) {
   if (!FLASHMLA_COUNTS_ALLOCATIONS) GTEST_SKIP() << "a sanitizer has replaced malloc";
   Execution on;
   on.backend = GetParam();
-  on.threads = 2;
   for (const std::string& operation : cases::operation_names()) {
     for (std::uint64_t seed = 1; seed <= 5; ++seed) {
       cases::Random random(seed);
       const cases::Case what = cases::random_case(operation, random);
       for (const cases::Step& step : cases::prepare(what)) {
-        EXPECT_EQ(allocations_of(step, on), 0) << step.name() << ", seed " << seed;
+        for (const int threads : {1, 2, 3}) {
+          on.threads = threads;
+          EXPECT_EQ(allocations_of(step, on), 0)
+              << step.name() << ", seed " << seed << ", threads " << threads;
+        }
       }
     }
   }

@@ -13,6 +13,7 @@ namespace flashmla {
 namespace {
 
 FLASHMLA_ON_EVERY_BACKEND(HeadCounts);
+FLASHMLA_ON_EVERY_BACKEND(QueryCounts);
 FLASHMLA_ON_EVERY_BACKEND(PageSizes);
 FLASHMLA_ON_EVERY_BACKEND(Widths);
 FLASHMLA_ON_EVERY_BACKEND(Strides);
@@ -76,6 +77,20 @@ TEST_P(HeadCounts, MayShareSeveralKvHeads) {
     MhaProblem mha({.h_q = 12, .h_kv = h_kv});
     run(mha.forward());
     mha.expect_all_seen();
+  }
+}
+
+TEST_P(QueryCounts, OfAMillionWorkInSparsePrefill) {
+  constexpr std::int64_t kQueries = 1'000'000;
+  PrefillProblem problem({.s_q = kQueries, .s_kv = 3, .h_q = 1, .d_qk = 8, .d_v = 8, .topk = 1});
+  problem.write({0, 1, 2});
+  for (std::int64_t i = 0; i < kQueries; ++i) problem.indices.view().as<std::int32_t>()[i] = i % 3;
+  run(problem.op());
+  // The value of the one key, whatever the query: rounded to 16 bits as it was.
+  const auto* out = problem.out.view().as<const std::uint16_t>();
+  const auto* kv = problem.kv.view().as<const std::uint16_t>();
+  for (std::int64_t i = 0; i < kQueries; ++i) {
+    ASSERT_EQ(std::memcmp(out + i * 8, kv + i % 3 * 8, 16), 0) << i;
   }
 }
 

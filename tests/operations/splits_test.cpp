@@ -7,6 +7,7 @@
 #include "cases/case.h"
 #include "cases/random.h"
 #include "dense_problem.h"
+#include "mha_problem.h"
 #include "sparse_problem.h"
 
 namespace flashmla {
@@ -305,6 +306,26 @@ TEST_P(SameBits, OnAnyNumberOfThreadsAndInEveryRun) {
             << operation << " seed " << seed << " " << threads;
       }
     }
+  }
+}
+
+TEST_P(SameBits, OfKeyAndValueGradientsNeedNoDeterminism) {
+  MhaProblem problem({.cu_seqlens_q = {0, 150, 190},
+                      .cu_seqlens_k = {0, 140, 300},
+                      .total_q = 190,
+                      .total_k = 300,
+                      .h_q = 4,
+                      .h_kv = 2});
+  run(problem.forward());
+  MhaBackward op = problem.backward();
+  op.deterministic = false;
+  run(op, 1);
+  const auto d_k = bytes_of(problem.d_k);
+  const auto d_v = bytes_of(problem.d_v);
+  for (const int threads : {1, 2, 3, 8}) {
+    run(op, threads);
+    EXPECT_EQ(bytes_of(problem.d_k), d_k) << threads;
+    EXPECT_EQ(bytes_of(problem.d_v), d_v) << threads;
   }
 }
 
