@@ -218,7 +218,7 @@ int bench(const BenchOptions& options) {
     Progress progress(static_cast<int>(shapes.size()) + 1);
     progress.step("measuring the ceilings");
     ceilings = {.dot = measure_dot_peak(threads),
-                .read_gbs = measure_read_rate(threads, read_buffer_bytes())};
+                .read_gbs = measure_read_rate(threads, read_buffer_bytes(this_machine()))};
     for (const Shape& shape : shapes) {
       progress.step(fmt::format("{} {}", options.operation, to_string(options.operation, shape)));
       try {

@@ -2,10 +2,11 @@
 #include "cli/ceilings.h"
 
 #include <omp.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -24,8 +25,8 @@ double seconds_since(Clock::time_point start) {
 }
 
 // Where results go so that no loop is optimized away.
-volatile float dot_result;
-volatile std::uint64_t read_result;
+std::atomic<float> dot_result;
+std::atomic<std::uint64_t> read_result;
 
 /// Runs a loop that many times on the calling thread; the result means nothing.
 using DotLoop = float (*)(std::int64_t iterations);
@@ -160,68 +161,103 @@ Vectors best_vectors() { return kPortable; }
 
 #endif
 
+/// How long the rounds of a team took.
+struct Rounds {
+  int team = 0;  ///< threads that there were
+  std::vector<double> seconds;
+
+  /// A round that one in twenty beats: not the best one, which may be luck, and far from those that other
+  /// programs interrupted.
+  double quick() {
+    const auto place = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 20);
+    std::nth_element(seconds.begin(), place, seconds.end());
+    return *place;
+  }
+};
+
+/// Calls `work(thread, round)` on every thread of a team, round by round: all begin a round together, and it
+/// lasts until the last one is done. A rate of one thread alone would mean little: with more threads than
+/// cores each has a core for itself when it is fast.
+template <class Work>
+Rounds team_rounds(int threads, std::size_t least_rounds, double least_seconds, const Work& work) {
+  Rounds rounds;
+  std::vector<Clock::time_point> starts(static_cast<std::size_t>(threads));
+  std::vector<Clock::time_point> ends(starts.size());
+  const Clock::time_point begin = Clock::now();
+  bool more = true;
+#pragma omp parallel num_threads(threads)
+  {
+    const auto thread = static_cast<std::size_t>(omp_get_thread_num());
+#pragma omp barrier
+    for (std::size_t round = 0; more; ++round) {
+      starts[thread] = Clock::now();
+      work(thread, round);
+      ends[thread] = Clock::now();
+#pragma omp barrier
+#pragma omp single
+      {
+        rounds.team = omp_get_num_threads();
+        const auto first = std::min_element(starts.begin(), starts.begin() + rounds.team);
+        const auto last = std::max_element(ends.begin(), ends.begin() + rounds.team);
+        rounds.seconds.push_back(std::chrono::duration<double>(*last - *first).count());
+        more = round + 1 < least_rounds || seconds_since(begin) < least_seconds;
+      }
+    }
+  }
+  return rounds;
+}
+
+/// Iterations of the loop in a third of a millisecond: the time slices of a busy machine are longer, so few
+/// rounds are interrupted.
+std::int64_t iterations_of_a_round(const Vectors& vectors) {
+  constexpr double kSeconds = 0.3e-3;
+  constexpr std::int64_t kProbe = 4'000;
+  const auto probe = [&](std::size_t, std::size_t) { dot_result = vectors.dot(kProbe); };
+  Rounds probes = team_rounds(1, 100, 0, probe);
+  return std::max<std::int64_t>(1, std::llround(kSeconds / probes.quick() * kProbe));
+}
+
 }  // namespace
 
 DotPeak measure_dot_peak(int threads) {
-  // A third of a millisecond: the time slices of a busy machine are longer, so few runs are interrupted.
-  constexpr std::int64_t kIterations = 20'000;
+  constexpr std::size_t kRounds = 200;
   constexpr double kSeconds = 0.5;
   const Vectors vectors = best_vectors();
-  double runs_per_second = 0;
-  float sum = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : sum, runs_per_second)
-  {
-    std::vector<double> times;
-    for (const Clock::time_point begin = Clock::now(); seconds_since(begin) < kSeconds;) {
-      const Clock::time_point start = Clock::now();
-      sum += vectors.dot(kIterations);
-      times.push_back(seconds_since(start));
-    }
-    // Not the best run: when this thread is the last to end it may have a core for itself.
-    std::sort(times.begin(), times.end());
-    runs_per_second += 1 / times[times.size() / 10];
-  }
-  dot_result = sum;
-  return {.gflops = vectors.flops_per_iteration * kIterations * runs_per_second * 1e-9,
-          .instruction = vectors.instruction};
+  const std::int64_t iterations = iterations_of_a_round(vectors);
+  Rounds rounds = team_rounds(threads, kRounds, kSeconds,
+                              [&](std::size_t, std::size_t) { dot_result = vectors.dot(iterations); });
+  const double flops = vectors.flops_per_iteration * static_cast<double>(iterations) * rounds.team;
+  return {.gflops = flops / rounds.quick() * 1e-9, .instruction = vectors.instruction};
 }
 
-std::size_t read_buffer_bytes() {
-  constexpr std::size_t kWanted = std::size_t{1} << 30;
-  const auto memory = static_cast<std::size_t>(std::max(0L, sysconf(_SC_PHYS_PAGES))) *
-                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  return std::min(kWanted, memory / 8);
+std::size_t read_buffer_bytes(const Machine& machine) {
+  constexpr std::uint64_t kWanted = std::uint64_t{1} << 30;
+  return static_cast<std::size_t>(
+      std::min(std::max(kWanted, 2 * machine.last_level_cache_bytes), machine.memory_bytes / 4));
 }
 
 double measure_read_rate(int threads, std::size_t bytes) {
-  constexpr int kPasses = 2;
-  constexpr std::size_t kPieces = 8;    // measured one by one: a short time has fewer interruptions
-  constexpr std::size_t kChunk = 4096;  // words; a multiple of what any loop reads at once
+  constexpr std::size_t kPasses = 4;
+  constexpr double kSeconds = 0.7;
+  constexpr std::size_t kPiece = std::size_t{2} << 20;  // words, 16 MiB: a round of a millisecond or two
+  constexpr std::size_t kChunk = 4096;                  // words; a multiple of what any loop reads at once
   const Vectors vectors = best_vectors();
-  const std::size_t share =
-      std::max<std::size_t>(1, bytes / sizeof(std::uint64_t) / kPieces / kChunk / threads) * kChunk;
+  const std::size_t share = std::max<std::size_t>(1, kPiece / kChunk / threads) * kChunk;
   const std::size_t piece = share * threads;
-  const auto words = std::make_unique_for_overwrite<std::uint64_t[]>(piece * kPieces);
-  const auto share_of = [&](std::size_t i) {
-    return words.get() + i * piece + static_cast<std::size_t>(omp_get_thread_num()) * share;
+  const std::size_t pieces = std::max<std::size_t>(1, bytes / sizeof(std::uint64_t) / piece);
+  const auto words = std::make_unique_for_overwrite<std::uint64_t[]>(piece * pieces);
+  const auto share_of = [&](std::size_t thread, std::size_t round) {
+    return words.get() + round % pieces * piece + thread * share;
   };
-  for (std::size_t i = 0; i < kPieces; ++i) {
-#pragma omp parallel num_threads(threads)
-    std::fill_n(share_of(i), share, 1);
-  }
-  double best = 1e30;
-  for (std::size_t i = 0; i < kPasses * kPieces; ++i) {
-    const Clock::time_point start = Clock::now();
-    std::uint64_t sum = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : sum)
-    {
-      const std::uint64_t* begin = share_of(i % kPieces);
-      sum += vectors.read(begin, begin + share);
-    }
-    best = std::min(best, seconds_since(start));
-    read_result = sum;
-  }
-  return static_cast<double>(piece * sizeof(std::uint64_t)) / best * 1e-9;
+  // Each thread touches first what it reads later, so that the pages are in its memory.
+  team_rounds(threads, pieces, 0,
+              [&](std::size_t thread, std::size_t round) { std::fill_n(share_of(thread, round), share, 1); });
+  Rounds rounds =
+      team_rounds(threads, kPasses * pieces, kSeconds, [&](std::size_t thread, std::size_t round) {
+        const std::uint64_t* begin = share_of(thread, round);
+        read_result = vectors.read(begin, begin + share);
+      });
+  return static_cast<double>(share * sizeof(std::uint64_t)) * rounds.team / rounds.quick() * 1e-9;
 }
 
 }  // namespace flashmla::cli

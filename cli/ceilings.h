@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <string>
 
+#include "cli/machine.h"
+
 namespace flashmla::cli {
 
 struct DotPeak {
@@ -11,15 +13,19 @@ struct DotPeak {
   std::string instruction;  ///< `vdpbf16ps`
 };
 
-/// The most that `threads` threads together reach with the best dot-product instruction of this machine:
-/// independent accumulators in registers, nothing read from memory. Takes half a second.
+/// The most that `threads` threads together reach with the best vector dot product of this machine, f32 FMA
+/// where there is none: independent accumulators in registers, nothing read from memory. Matrix units (AMX)
+/// are not counted, as no kernel uses them. The rate that one in twenty rounds of the whole team exceeds.
+/// Takes half a second.
 DotPeak measure_dot_peak(int threads);
 
-/// The buffer of the read rate on this machine: 1 GiB, or less where that is much of the memory.
-std::size_t read_buffer_bytes();
+/// The buffer of the read rate on this machine: 1 GiB or twice the last-level cache, whichever is more, but
+/// at most a quarter of the memory.
+std::size_t read_buffer_bytes(const Machine& machine);
 
-/// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size: the best of its pieces
-/// in several passes. The buffer should be much larger than the last-level cache.
+/// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size: the rate that one in
+/// twenty of its pieces exceeds in several passes. The buffer should be larger than the last-level cache.
+/// Takes about a second.
 double measure_read_rate(int threads, std::size_t bytes);
 
 }  // namespace flashmla::cli

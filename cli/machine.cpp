@@ -5,7 +5,9 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <string>
 
 #include "flashmla/kernels.h"
 
@@ -38,12 +40,33 @@ std::uint64_t memory_bytes() {
              : 0;
 }
 
+/// Linux lists the caches of a core from the first level to the last, with sizes as in `2048K`.
+std::uint64_t last_level_cache_bytes() {
+  std::uint64_t kibibytes = 0;
+  for (int level = 0;; ++level) {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");
+    std::uint64_t size = 0;
+    if (!(file >> size)) return kibibytes << 10;
+    kibibytes = std::max(kibibytes, size);
+  }
+}
+
+bool has_amx_bf16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("amx-bf16") != 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 Machine this_machine() {
   return {.cpu = cpu_model(),
           .cores = omp_get_num_procs(),
           .memory_bytes = memory_bytes(),
+          .last_level_cache_bytes = last_level_cache_bytes(),
+          .has_amx_bf16 = has_amx_bf16(),
           .cpu_instruction_set = cpu_instruction_set()};
 }
 
@@ -51,6 +74,8 @@ nlohmann::ordered_json to_json(const Machine& machine) {
   return {{"cpu", machine.cpu},
           {"cores", machine.cores},
           {"memory_bytes", machine.memory_bytes},
+          {"last_level_cache_bytes", machine.last_level_cache_bytes},
+          {"amx_bf16", machine.has_amx_bf16},
           {"instruction_set", machine.cpu_instruction_set}};
 }
 
