@@ -45,6 +45,7 @@ struct Measurement {
   std::string checked;
   Times seconds;
   Work work;
+  bool in_cache = false;
 
   double gflops() const { return work.flops / seconds.median * 1e-9; }
   double gbs() const { return work.bytes / seconds.median * 1e-9; }
@@ -55,15 +56,19 @@ struct Measurement {
   }
 };
 
-/// Runs for about `seconds`, at least three times. The step has run before, so memory is warm.
+/// Runs for about `seconds`, and often enough for a median that means something. The step has run before, so
+/// memory is warm.
 Times measure(const cases::Step& step, const Execution& on, double seconds) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::size_t kLeastRuns = 3;
+  constexpr std::size_t kLeastRuns = 10;
+  constexpr std::size_t kLeastLongRuns = 3;
+  constexpr double kLong = 1;
   constexpr std::size_t kMostRuns = 100'000;
   std::vector<double> times;
   const Clock::time_point end =
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-  while (times.size() < kLeastRuns || (Clock::now() < end && times.size() < kMostRuns)) {
+  const auto least = [&] { return !times.empty() && times.front() >= kLong ? kLeastLongRuns : kLeastRuns; };
+  while (times.size() < least() || (Clock::now() < end && times.size() < kMostRuns)) {
     const Clock::time_point start = Clock::now();
     step.run(on);
     times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
@@ -78,8 +83,12 @@ Measurement measure_case(const BenchOptions& options, const Shape& shape) {
   const std::vector<cases::Step> steps = cases::prepare(what);
   const cases::Step& step = steps.front();
 
-  Measurement result{
-      .shape = shape, .kernel = kernel_for(step, on), .checked = {}, .seconds = {}, .work = {}};
+  Measurement result{.shape = shape,
+                     .kernel = kernel_for(step, on),
+                     .checked = {},
+                     .seconds = {},
+                     .work = {},
+                     .in_cache = false};
   cases::Tensor workspace(DataType::kU8, {static_cast<std::int64_t>(step.workspace_bytes(on))});
   on.workspace = workspace.view().data;
   on.workspace_size = workspace.memory().size();
@@ -87,6 +96,7 @@ Measurement measure_case(const BenchOptions& options, const Shape& shape) {
   result.checked =
       result.kernel.backend == kReference ? "is the reference" : check_against_reference(what, step);
   result.work = work_of(step.operation);
+  result.in_cache = fits_in_cache(result.work, this_machine());
   result.seconds = measure(step, on, options.seconds);
   return result;
 }
@@ -106,6 +116,7 @@ Json to_json(const BenchOptions& options, const Measurement& result, const Ceili
             {"runs", result.seconds.runs}}},
           {"gflops", result.gflops()},
           {"gbs", result.gbs()},
+          {"in_cache", result.in_cache},
           {"fraction_of_peak", result.gflops() / ceilings.dot.gflops},
           {"fraction_of_read_rate", result.gbs() / ceilings.read_gbs},
           {"fraction_of_roof", result.fraction_of_roof(ceilings)}};
@@ -176,9 +187,11 @@ void print_table(const BenchOptions& options, const std::vector<Shape>& shapes,
   for (const std::size_t i : varied) {
     columns.push_back({values_of(options.operation, shapes.front())[i].first, Align::kRight});
   }
-  for (const char* title : {"median ms", "min", "max", "GFLOP/s", "GB/s", "of peak", "of read", "of roof"}) {
+  for (const char* title :
+       {"median ms", "min", "max", "runs", "GFLOP/s", "GB/s", "of peak", "of read", "of roof"}) {
     columns.push_back({title, Align::kRight});
   }
+  columns.push_back({"memory"});
   columns.push_back({"checked"});
   Table table(columns);
   for (const Measurement& result : results) {
@@ -190,11 +203,13 @@ void print_table(const BenchOptions& options, const std::vector<Shape>& shapes,
     for (const double time : {result.seconds.median, result.seconds.min, result.seconds.max}) {
       cells.push_back(milliseconds(time));
     }
+    cells.push_back(std::to_string(result.seconds.runs));
     cells.push_back(computes ? fmt::format("{:.1f}", result.gflops()) : "-");
     cells.push_back(fmt::format("{:.2f}", result.gbs()));
     cells.push_back(computes ? percent(result.gflops() / ceilings.dot.gflops) : "-");
     cells.push_back(percent(result.gbs() / ceilings.read_gbs));
     cells.push_back(percent(result.fraction_of_roof(ceilings)));
+    cells.push_back(result.in_cache ? "in cache" : "");
     cells.push_back(result.checked);
     table.add(std::move(cells));
   }

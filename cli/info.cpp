@@ -58,6 +58,7 @@ void print_text(const Machine& machine, const std::vector<KernelInfo>& table) {
   if (!machine.cpu_instruction_set.empty()) {
     fmt::print("instruction set: {}\n", machine.cpu_instruction_set);
   }
+  if (machine.has_amx_bf16) fmt::print("amx_bf16: yes, not used by any kernel\n");
   for (const Backend& backend : backends(table)) {
     fmt::print("backend {}: {} of {} kernels available\n", backend.name, backend.available, backend.kernels);
   }

@@ -151,4 +151,8 @@ Work work_of(const cases::AnyOperation& operation) {
   return std::visit([](const auto& op) { return work(op); }, operation);
 }
 
+bool fits_in_cache(const Work& work, const Machine& machine) {
+  return work.bytes < static_cast<double>(machine.last_level_cache_bytes);
+}
+
 }  // namespace flashmla::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cases/case.h"
+#include "cli/machine.h"
 
 namespace flashmla::cli {
 
@@ -15,5 +16,8 @@ struct Work {
 };
 
 Work work_of(const cases::AnyOperation& operation);
+
+/// Whether repeated runs may find all that they read in the last-level cache, faster than memory.
+bool fits_in_cache(const Work& work, const Machine& machine);
 
 }  // namespace flashmla::cli

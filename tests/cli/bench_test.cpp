@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/machine.h"
+#include "cli/work.h"
 #include "command.h"
 
 namespace flashmla::test {
@@ -52,14 +54,14 @@ TEST_P(BenchEachOperation, ReportsRatesAndFractionsOfTheCeilings) {
   const Json& seconds = result.at("seconds");
   EXPECT_LE(seconds.at("min"), seconds.at("median"));
   EXPECT_LE(seconds.at("median"), seconds.at("max"));
-  EXPECT_GE(seconds.at("runs"), 3);
+  EXPECT_GE(seconds.at("runs"), 10);
   EXPECT_GT(result.at("gbs"), 0);
   const double of_peak = result.at("fraction_of_peak");
   const double of_read = result.at("fraction_of_read_rate");
   EXPECT_NEAR(of_peak, result.at("gflops").get<double>() / dot_gflops, 1e-9);
   EXPECT_NEAR(of_read, result.at("gbs").get<double>() / read_gbs, 1e-9);
   EXPECT_DOUBLE_EQ(result.at("fraction_of_roof"), std::max(of_peak, of_read));
-  for (const char* title : {"median ms", "GB/s", "of peak", "of read", "of roof", "checked"}) {
+  for (const char* title : {"median ms", "runs", "GB/s", "of peak", "of read", "of roof", "checked"}) {
     EXPECT_NE(outcome.out.find(title), std::string::npos) << outcome.out;
   }
 }
@@ -97,6 +99,18 @@ TEST(Bench, MaskedPairsDoNotCount) {
   const Json& result = json.at("results").at(0);
   EXPECT_NEAR(result.at("gflops").get<double>() * result.at("seconds").at("median").get<double>() * 1e9,
               2.0 * 2 * 5050 * (192 + 128), 1);
+}
+
+TEST(Bench, SaysWhatFitsIntoTheCache) {
+  EXPECT_TRUE(cli::fits_in_cache({.bytes = 999}, {.last_level_cache_bytes = 1000}));
+  EXPECT_FALSE(cli::fits_in_cache({.bytes = 1000}, {.last_level_cache_bytes = 1000}));
+  EXPECT_FALSE(cli::fits_in_cache({.bytes = 0}, {.last_level_cache_bytes = 0}));
+
+  const bool fits = cli::this_machine().last_level_cache_bytes > 100 * 1152;  // bytes of a token
+  Outcome outcome;
+  const Json json = bench({"dense_decode", "--heads", "1", "--seqlen", "100"}, &outcome);
+  EXPECT_EQ(json.at("results").at(0).at("in_cache"), fits);
+  EXPECT_EQ(outcome.out.find("in cache") != std::string::npos, fits) << outcome.out;
 }
 
 TEST(Bench, TheBackendIsTheOneAskedFor) {

@@ -1,7 +1,10 @@
 // flashmla info.
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "command.h"
 #include "flashmla/kernels.h"
@@ -35,6 +38,16 @@ TEST(Info, JsonIsTheKernelTable) {
     EXPECT_EQ(row.at("name"), table[i].name);
     EXPECT_EQ(row.at("available"), table[i].available);
   }
+}
+
+TEST(Info, SaysThatTheTilesOfTheProcessorAreNotUsed) {
+  const nlohmann::json json = nlohmann::json::parse(run_tool({"info", "--json"}).out);
+  std::ifstream file("/proc/cpuinfo");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const bool has_tiles = text.find(" amx_bf16") != std::string::npos;
+  EXPECT_EQ(json.at("machine").at("amx_bf16"), has_tiles);
+  const bool says_so = run_tool({"info"}).out.find("amx_bf16: yes, not used") != std::string::npos;
+  EXPECT_EQ(says_so, has_tiles);
 }
 
 }  // namespace
