@@ -12,6 +12,11 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+/// f32, with the same bits for every NaN.
+float one_nan(double value) {
+  return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(value);
+}
+
 }  // namespace
 
 PartialState PartialState::take(Workspace& workspace, std::int64_t rows, std::int64_t d_v) {
@@ -32,7 +37,8 @@ void copy_state(const PartialState& from, const PartialState& into, std::int64_t
 
 void merge_state(const PartialState& from, const PartialState& into, std::int64_t rows) {
   for (std::int64_t row = 0; row < rows; ++row) {
-    const float max = std::max(from.max[row], into.max[row]);
+    const bool from_is_max = from.max[row] >= into.max[row] || std::isnan(from.max[row]);
+    const float max = from_is_max ? from.max[row] : into.max[row];
     if (max == -kInfinity) continue;  // neither has seen anything
     const float from_factor = std::exp2(from.max[row] - max);
     const float into_factor = std::exp2(into.max[row] - max);
@@ -60,10 +66,8 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
   const double share = to.sink != nullptr ? 1 / (1 + std::exp(*to.sink - lse)) : 1;
   engine.narrow(state.sums + row * state.columns, static_cast<float>(share / sum), static_cast<int>(d_v),
                 to.type, to.out);
-  *to.lse = static_cast<float>(lse);
-  if (to.max_logit == nullptr) return;
-  const bool saw_nan = std::isnan(sum) && max_logit != kInfinity;
-  *to.max_logit = static_cast<float>(saw_nan ? lse : max_logit);
+  *to.lse = one_nan(lse);
+  if (to.max_logit != nullptr) *to.max_logit = one_nan(max_logit);
 }
 
 Attention::Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk,
@@ -82,8 +86,7 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
   // Behind the last key, columns up to the next column tile are read: they end up in no result.
   key_scratch_ = workspace.take<float>(pack == 1 ? width * kBlockTokens + kColumnTile : 0);
   scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
-  weights_ = take_factors(workspace, *engine_);
-  sum_squares_ = workspace.take<float>(kMaxRows);
+  weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
   correction_ = workspace.take<float>(kMaxRows);
   limits_ = workspace.take<std::int32_t>(kMaxRows);
   state_ = PartialState::take(workspace, kMaxRows, d_v);
@@ -96,7 +99,6 @@ void Attention::begin(const void* const* queries, int count) {
   engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
   std::fill_n(state_.max, rows_, -kInfinity);
   std::fill_n(state_.sum, rows_, 0.0f);
-  std::fill_n(sum_squares_, rows_, 0.0f);
   std::fill_n(state_.sums, count * state_.columns, 0.0f);
 }
 
@@ -119,12 +121,11 @@ void Attention::accumulate_rows(int first, int last, int tokens, const float* co
     return;
   }
   engine_->accumulate({.factors = weights_,
-                       .terms = Terms::kAll,
                        .rows = rows_,
                        .first_row = first,
                        .last_row = last,
-                       .steps = tokens,
-                       .values = key_units_[0],
+                       .tokens = tokens,
+                       .values = key_scratch_,
                        .stride = d_qk_,
                        .correction = correction,
                        .sums = state_.sums,
@@ -142,7 +143,6 @@ void Attention::attend_block(const std::int64_t* bounds) {
                     .limits = limited ? limits_ : nullptr,
                     .max = state_.max,
                     .sum = state_.sum,
-                    .sum_squares = sum_squares_,
                     .correction = correction_,
                     .weights = weights_});
   const float* correction = started_ ? correction_ : nullptr;

@@ -92,8 +92,7 @@ class Attention {
   float* key_scratch_;
   ValueSum value_sum_;
   float* scores_;
-  Factors weights_;
-  float* sum_squares_;
+  float* weights_;
   float* correction_;
   std::int32_t* limits_;
   PartialState state_;

@@ -18,19 +18,8 @@ inline constexpr int kMaxRows = 128;
 /// Columns of an accumulator row are padded to a multiple of this.
 inline constexpr int kColumnTile = 64;
 
-/// The unit of every product: four bytes that hold `pack` numbers, two bf16 or one f32. A panel of
-/// units is what a tile loop reads; steps of the inner dimension come in units.
+/// The unit of a score's sum: four bytes that hold `pack` numbers, two bf16 or one f32.
 using Unit = std::uint32_t;
-
-/// Factors of a product in units, `[steps][rows]`. bf16 keeps 8 bits of a factor; where that could show in
-/// a result, `residuals` has the next 8, for the steps that are listed per group of Engine::lanes rows.
-/// Engines whose units are f32 list none.
-struct Factors {
-  Unit* units;
-  Unit* residuals;
-  std::uint8_t* residual_steps;   ///< `[groups][kBlockTokens]`
-  std::int32_t* residual_counts;  ///< `[groups]`
-};
 
 struct SoftmaxBlock {
   int tokens;                  ///< keys in this block
@@ -40,9 +29,8 @@ struct SoftmaxBlock {
   const std::int32_t* limits;  ///< `[rows]`: keys of the block that a row sees; null: all
   float* max;                  ///< `[rows]`, in and out: largest logit so far, base 2; -inf at first
   float* sum;                  ///< `[rows]`, in and out: sum of 2^(logit - max)
-  float* sum_squares;          ///< `[rows]`, in and out: sum of their squares
   float* correction;           ///< `[rows]`, out: factor for what was accumulated before
-  Factors weights;             ///< out: 2^(logit - max)
+  float* weights;              ///< `[tokens][rows]`, out: 2^(logit - max)
 };
 
 /// Statistics of the softmax are per query: per row where rows are queries, per token where tokens are.
@@ -56,23 +44,20 @@ struct GradientBlock {
   const float* delta;             ///< <d_out, out> of each query
   const std::int32_t* first_row;  ///< `[tokens]`: a token and the rows `[first_row, last_row)` see each
   const std::int32_t* last_row;   ///< other
-  Factors weights;                ///< out: P
-  Factors d_scores;               ///< out: softmax_scale * P * (d_weights - delta)
+  float* weights;                 ///< `[tokens][rows]`, out: P
+  float* d_scores;                ///< `[tokens][rows]`, out: softmax_scale * P * (d_weights - delta)
 };
 
-/// What a factor stands for in a product.
-enum class Terms { kAll, kUnits, kResiduals };
-
-/// `sums[row][column] = sums[row][column] * correction[row] + sum over steps of factors[step][row] *
-/// values[step][column]`, for rows `[first_row, last_row)`.
+/// `sums[row][column] = sums[row][column] * correction[row] + sum over tokens of factors[token][row] *
+/// values[token][column]`, for rows `[first_row, last_row)`. In f32: a bf16 factor would be off by up to
+/// 2^-9, which shows wherever few keys, or many equal ones, carry the weight.
 struct Accumulation {
-  Factors factors;
-  Terms terms;
-  std::int64_t rows;  ///< row count of the factors
+  const float* factors;  ///< `[tokens][rows]`
+  std::int64_t rows;
   int first_row;
   int last_row;
-  int steps;
-  const Unit* values;  ///< `[steps][stride]`
+  int tokens;
+  const float* values;  ///< `[tokens][stride]`
   std::int64_t stride;
   const float* correction;  ///< `[rows]`; null: the sums start at zero
   float* sums;              ///< `[rows][columns]`
@@ -94,13 +79,9 @@ struct Engine {
   void (*key_rows)(const void* const* source, DataType type, int count, int width, float* scratch,
                    const Unit** units);
 
-  /// Rows as a panel `[count / pack, rounded up][stride]`, zeros where `count` ends within a unit.
+  /// Rows as f32 `[count][stride]`, zeros behind `width`.
   void (*value_panel)(const void* const* source, DataType type, int count, int width, std::int64_t stride,
-                      Unit* panel);
-
-  /// The same with zeros for infinities and NaN.
-  void (*finite_value_panel)(const void* const* source, DataType type, int count, int width,
-                             std::int64_t stride, Unit* panel);
+                      float* panel);
 
   /// `scores[token][row] = sum over steps of panel[step][row] * tokens[token][step]`.
   void (*scores)(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count, int steps,

@@ -1,4 +1,4 @@
-// The engine for processors with AVX512_BF16: products of bf16 pairs.
+// The engine for processors with AVX512_BF16: scores are products of bf16 pairs.
 #include "cpu/engine.h"
 
 #if defined(__AVX512BF16__)
@@ -13,8 +13,6 @@ struct Avx512Bf16 : Avx512 {
   static F32 dot(F32 sum, I32 a, I32 b) {
     return (F32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
   }
-
-  static bool any(I32 lanes) { return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0; }
 };
 
 }  // namespace

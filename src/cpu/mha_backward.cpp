@@ -70,8 +70,8 @@ class GradientRows {
         workspace.take<float>(pack == 1 ? kBlockTokens * static_cast<std::size_t>(std::max(d_qk_, d_v_)) : 0);
     scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
     d_weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
-    weights_ = take_factors(workspace, *engine_);
-    d_scores_ = take_factors(workspace, *engine_);
+    weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
+    d_scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
     lse_log2_ = workspace.take<float>(kMaxRows);
     delta_ = workspace.take<float>(kMaxRows);
     ones_ = workspace.take<float>(kMaxRows);
@@ -177,8 +177,8 @@ class GradientRows {
   float* scratch_;
   float* scores_;
   float* d_weights_;
-  Factors weights_;
-  Factors d_scores_;
+  float* weights_;
+  float* d_scores_;
   float* lse_log2_;
   float* delta_;
   float* ones_;

@@ -18,12 +18,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// When a bf16 factor gets a residual. The errors of 64 equal weights leave less than 5e-4 of the values'
-// magnitude at five standard deviations; the promised tolerance is 8e-4.
-constexpr float kEnoughKeys = 64;
-constexpr float kSmallWeight = 0x1p-6f;    // against the largest weight, which is 1
-constexpr float kSmallGradient = 0x1p-8f;  // a rounding error below 2^-17
-
 template <class To, class From>
 inline To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -53,8 +47,8 @@ struct Math {
 
   static F32 all(float value) { return F32{} + value; }
 
-  /// NaN in `b` is dropped: the sum of exponentials carries it.
-  static F32 max(F32 a, F32 b) { return a < b ? b : a; }
+  /// NaN if one of both is.
+  static F32 max(F32 a, F32 b) { return (a >= b) | (a != a) ? a : b; }
 
   /// 2^x for x <= 128, relative error below 2e-7; zero below 2^-126, NaN for NaN.
   static F32 exp2(F32 x) {
@@ -84,6 +78,12 @@ struct Math {
     return (from == from ? rounded : nan) & 0xffff;
   }
 
+  /// NaN has one code, whatever its sign was.
+  static U16 narrow_f16(F32 from) {
+    const I32 bits = __builtin_convertvector(V::narrow_f16(from), I32);
+    return __builtin_convertvector(from == from ? bits : I32{} + 0x7e00, U16);
+  }
+
   static U16 narrow_bf16(F32 from) { return __builtin_convertvector(bf16_bits(from), U16); }
 
   /// e4m3 codes, one in each lane. Without f32 subnormals, which a host may have switched off.
@@ -110,24 +110,13 @@ struct Math {
   }
 };
 
-/// Two bf16 numbers in a unit. `V` adds dot(sum, a, b), both products of each unit onto a lane, and any(I32),
-/// whether a lane is not zero.
+/// Two bf16 numbers in a unit. `V` adds dot(sum, a, b): both products of each unit onto a lane.
 template <class V>
 struct Bf16Operand {
   using Vec = V;
-  using F32 = typename V::F32;
-  using I32 = typename V::I32;
   static constexpr int kPack = 2;
-
-  static F32 multiply_add(F32 sum, I32 a, I32 b) { return V::dot(sum, a, b); }
-  static I32 make(const F32* values) {
-    return Math<V>::bf16_bits(values[0]) | (Math<V>::bf16_bits(values[1]) << 16);
-  }
-  /// What `units` lack of `values`.
-  static I32 make_residual(const F32* values, I32 units) {
-    const F32 missing[2] = {values[0] - bits_as<F32>(units << 16),
-                            values[1] - bits_as<F32>(units & static_cast<std::int32_t>(0xffff0000))};
-    return make(missing);
+  static typename V::F32 multiply_add(typename V::F32 sum, typename V::I32 a, typename V::I32 b) {
+    return V::dot(sum, a, b);
   }
 };
 
@@ -135,12 +124,10 @@ struct Bf16Operand {
 template <class V>
 struct F32Operand {
   using Vec = V;
-  using F32 = typename V::F32;
-  using I32 = typename V::I32;
   static constexpr int kPack = 1;
-
-  static F32 multiply_add(F32 sum, I32 a, I32 b) { return V::fma(bits_as<F32>(a), bits_as<F32>(b), sum); }
-  static I32 make(const F32* values) { return bits_as<I32>(values[0]); }
+  static typename V::F32 multiply_add(typename V::F32 sum, typename V::I32 a, typename V::I32 b) {
+    return V::fma(bits_as<typename V::F32>(a), bits_as<typename V::F32>(b), sum);
+  }
 };
 
 /// Tile sizes: accumulators and operands fit the registers, and there are enough independent sums to
@@ -199,7 +186,7 @@ struct Tiles {
                          sizeof(float) * static_cast<std::size_t>(lanes));
         return;
       }
-      const U16 bits = type == DataType::kBf16 ? M::narrow_bf16(vector) : V::narrow_f16(vector);
+      const U16 bits = type == DataType::kBf16 ? M::narrow_bf16(vector) : M::narrow_f16(vector);
       __builtin_memcpy(static_cast<std::uint16_t*>(out) + at, &bits,
                        sizeof(std::uint16_t) * static_cast<std::size_t>(lanes));
     };
@@ -238,49 +225,12 @@ struct Tiles {
     }
   }
 
-  /// 16-bit numbers, those that are not finite as zero if `kFinite`.
-  template <bool kFinite>
-  static I32 load_bits(const std::uint16_t* from, int count, DataType type) {
-    U16 bits{};
-    __builtin_memcpy(&bits, from, 2 * static_cast<std::size_t>(count));
-    const I32 wide = __builtin_convertvector(bits, I32);
-    if (!kFinite) return wide;
-    const I32 exponent = I32{} + (type == DataType::kBf16 ? 0x7f80 : 0x7c00);
-    return (wide & exponent) == exponent ? I32{} : wide;
-  }
-
-  /// One vector of units: `kLanes` columns of up to two rows.
-  template <bool kFinite>
-  static I32 make_units(const std::uint16_t* low, const std::uint16_t* high, int count, DataType type) {
-    const I32 first = load_bits<kFinite>(low, count, type);
-    if constexpr (kPack == 1) {
-      const U16 bits = __builtin_convertvector(first, U16);
-      return bits_as<I32>(type == DataType::kBf16 ? M::widen_bf16(bits) : V::widen_f16(bits));
-    } else {
-      return high == nullptr ? first : first | (load_bits<kFinite>(high, count, type) << 16);
-    }
-  }
-
-  template <bool kFinite>
   static void value_panel(const void* const* source, DataType type, int count, int width, std::int64_t stride,
-                          Unit* panel) {
-    for (int i = 0; i < count; i += kPack) {
-      Unit* out = panel + i / kPack * stride;
-      const auto* low = static_cast<const std::uint16_t*>(source[i]);
-      const auto* high =
-          kPack > 1 && i + 1 < count ? static_cast<const std::uint16_t*>(source[i + 1]) : nullptr;
-      int column = 0;
-      for (; column + kLanes <= width; column += kLanes) {
-        store(out + column,
-              make_units<kFinite>(low + column, high == nullptr ? nullptr : high + column, kLanes, type));
-      }
-      if (column < width) {
-        const int rest = width - column;
-        const I32 units =
-            make_units<kFinite>(low + column, high == nullptr ? nullptr : high + column, rest, type);
-        for (int lane = 0; lane < rest; ++lane) out[column + lane] = static_cast<Unit>(units[lane]);
-      }
-      for (std::int64_t rest = width; rest < stride; ++rest) out[rest] = 0;
+                          float* panel) {
+    for (int i = 0; i < count; ++i) {
+      float* row = panel + i * stride;
+      widen(source[i], type, width, row);
+      for (std::int64_t column = width; column < stride; ++column) row[column] = 0;
     }
   }
 
@@ -331,22 +281,6 @@ struct Tiles {
   }
 
   template <int kRows>
-  static void multiply_step(const Unit* factors, const Unit* values,
-                            F32 (&sums)[kRows][Sizes::kColumnVectors]) {
-    I32 value[Sizes::kColumnVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < Sizes::kColumnVectors; ++v) value[v] = load<I32>(values + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const I32 factor = I32{} + static_cast<std::int32_t>(factors[r]);
-#pragma GCC unroll 8
-      for (int v = 0; v < Sizes::kColumnVectors; ++v) {
-        sums[r][v] = Operand::multiply_add(sums[r][v], factor, value[v]);
-      }
-    }
-  }
-
-  template <int kRows>
   static void value_tile(const Accumulation& work, int row, std::int64_t column) {
     constexpr int kVectors = Sizes::kColumnVectors;
     float* out = work.sums + row * work.columns + column;
@@ -360,20 +294,17 @@ struct Tiles {
                          : load<F32>(out + r * work.columns + v * kLanes) * M::all(work.correction[row + r]);
       }
     }
-    const Unit* values = work.values + column;
-    const int unit_steps = work.terms == Terms::kResiduals ? 0 : work.steps;
-    for (int step = 0; step < unit_steps; ++step) {
-      multiply_step<kRows>(work.factors.units + step * work.rows + row, values + step * work.stride, sums);
-    }
-    if constexpr (kPack > 1) {
-      const int group = row / kLanes;
-      const std::uint8_t* listed = work.factors.residual_steps + group * kBlockTokens;
-      const int count = work.terms == Terms::kUnits ? 0 : work.factors.residual_counts[group];
-      for (int i = 0; i < count; ++i) {
-        const int step = listed[i];
-        if (step >= work.steps) break;
-        multiply_step<kRows>(work.factors.residuals + step * work.rows + row, values + step * work.stride,
-                             sums);
+    for (int token = 0; token < work.tokens; ++token) {
+      const float* factors = work.factors + token * work.rows + row;
+      const float* values = work.values + token * work.stride + column;
+      F32 value[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) value[v] = load<F32>(values + v * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const F32 factor = M::all(factors[r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = V::fma(factor, value[v], sums[r][v]);
       }
     }
 #pragma GCC unroll 8
@@ -386,73 +317,37 @@ struct Tiles {
   static void accumulate(const Accumulation& work) {
     // Columns outside: the values of one column tile stay in the first-level cache for all rows.
     for (std::int64_t column = 0; column < work.columns; column += Sizes::kColumnVectors * kLanes) {
-      for (int row = work.first_row; row < work.last_row;) {
-        const int group_end = (row / kLanes + 1) * kLanes;
-        const bool whole_tile = row + Sizes::kRows <= work.last_row && row + Sizes::kRows <= group_end;
-        if (whole_tile) {
-          value_tile<Sizes::kRows>(work, row, column);
-        } else {
-          value_tile<1>(work, row, column);
-        }
-        row += whole_tile ? Sizes::kRows : 1;
+      int row = work.first_row;
+      for (; row + Sizes::kRows <= work.last_row; row += Sizes::kRows) {
+        value_tile<Sizes::kRows>(work, row, column);
       }
+      for (; row < work.last_row; ++row) value_tile<1>(work, row, column);
     }
   }
 
   // --- softmax ---
 
-  /// Stores the units of `values[0, count)`, one vector of rows. `wanted(i)`: lanes whose number `i` is
-  /// large enough for a residual; what a row gets depends on its own numbers alone.
-  template <class Wanted>
-  static void store_factors(const F32* values, int count, std::int64_t rows, std::int64_t row,
-                            const Factors& to, Wanted&& wanted) {
-    std::int32_t listed = 0;
-    for (int i = 0; i < count; i += kPack) {
-      const int step = i / kPack;
-      F32 step_values[kPack] = {};
-      for (int k = 0; k < kPack && i + k < count; ++k) step_values[k] = values[i + k];
-      const I32 units = Operand::make(step_values);
-      store(to.units + step * rows + row, units);
-      if constexpr (kPack > 1) {
-        I32 lanes{};
-        for (int k = 0; k < kPack; ++k) lanes |= wanted(step_values[k]);
-        if (!V::any(lanes)) continue;
-        store(to.residuals + step * rows + row, Operand::make_residual(step_values, units) & lanes);
-        to.residual_steps[row / kLanes * kBlockTokens + listed++] = static_cast<std::uint8_t>(step);
-      }
-    }
-    to.residual_counts[row / kLanes] = listed;
-  }
-
   static void softmax(const SoftmaxBlock& block) {
     for (std::int64_t row = 0; row < block.rows; row += kLanes) {
-      F32 weights[kBlockTokens];  // logits at first
+      F32 logits[kBlockTokens];
       const I32 limit = block.limits != nullptr ? load<I32>(block.limits + row) : I32{} + block.tokens;
       const F32 old_max = load<F32>(block.max + row);
       F32 max = old_max;
       for (int t = 0; t < block.tokens; ++t) {
         const F32 scaled = load<F32>(block.scores + t * block.rows + row) * M::all(block.scale_log2);
-        weights[t] = I32{} + t < limit ? scaled : M::all(-kInfinity);
-        max = M::max(max, weights[t]);
+        logits[t] = I32{} + t < limit ? scaled : M::all(-kInfinity);
+        max = M::max(max, logits[t]);
       }
       const F32 base = max == M::all(-kInfinity) ? F32{} : max;  // a row that has seen nothing yet
       const F32 correction = M::exp2(old_max - base);
       F32 sum = load<F32>(block.sum + row) * correction;
-      F32 squares = load<F32>(block.sum_squares + row) * correction * correction;
       for (int t = 0; t < block.tokens; ++t) {
-        weights[t] = M::exp2(weights[t] - base);
-        sum += weights[t];
-        squares = V::fma(weights[t], weights[t], squares);
+        const F32 weight = M::exp2(logits[t] - base);
+        sum += weight;
+        store(block.weights + t * block.rows + row, weight);
       }
-      // Rounding a weight to bf16 moves it by up to 2^-9. Over many keys of about the same weight these
-      // errors average out; `sum^2 / squares` is how many keys that is. Rescaling, more keys and merging
-      // only make them smaller, so what is enough now stays enough.
-      const I32 few_keys = sum * sum < squares * M::all(kEnoughKeys);
-      store_factors(weights, block.tokens, block.rows, row, block.weights,
-                    [&](F32 weight) { return few_keys & (weight >= M::all(kSmallWeight)); });
       store(block.max + row, max);
       store(block.sum + row, sum);
-      store(block.sum_squares + row, squares);
       store(block.correction + row, correction);
     }
   }
@@ -465,8 +360,6 @@ struct Tiles {
     const F32 scale = M::all(block.softmax_scale);
     for (std::int64_t row = 0; row < block.rows; row += kLanes) {
       const I32 rows = lane + static_cast<std::int32_t>(row);
-      F32 weights[kBlockTokens];
-      F32 d_scores[kBlockTokens];
       for (int t = 0; t < block.tokens; ++t) {
         const std::int64_t at = t * block.rows + row;
         const auto of_query = [&](const float* values) {
@@ -476,15 +369,9 @@ struct Tiles {
         const F32 weight = M::exp2(logit - of_query(block.lse_log2));
         const F32 d_weight = load<F32>(block.d_weights + at) - of_query(block.delta);
         const I32 seen = (rows >= I32{} + block.first_row[t]) & (rows < I32{} + block.last_row[t]);
-        weights[t] = seen ? weight : F32{};
-        d_scores[t] = seen ? weight * d_weight * scale : F32{};
+        store(block.weights + at, seen ? weight : F32{});
+        store(block.d_scores + at, seen ? weight * d_weight * scale : F32{});
       }
-      // How many terms a sum will have is not known here: residuals wherever one rounding could show.
-      const auto large = [](F32 value) {
-        return (value >= M::all(kSmallGradient)) | (value <= M::all(-kSmallGradient));
-      };
-      store_factors(weights, block.tokens, block.rows, row, block.weights, large);
-      store_factors(d_scores, block.tokens, block.rows, row, block.d_scores, large);
     }
   }
 
@@ -520,8 +407,7 @@ struct Tiles {
             .lanes = kLanes,
             .pack_rows = pack_rows,
             .key_rows = key_rows,
-            .value_panel = value_panel<false>,
-            .finite_value_panel = value_panel<true>,
+            .value_panel = value_panel,
             .scores = scores,
             .softmax = softmax,
             .gradient_of_query_rows = gradient<true>,

@@ -13,9 +13,6 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-/// Room for the factors of one block of tokens and kMaxRows rows.
-Factors take_factors(Workspace& workspace, const Engine& engine);
-
 class ValueSum {
  public:
   /// Rows of up to `width` numbers.
@@ -33,17 +30,14 @@ class ValueSum {
   };
 
   /// Adds `factors[token][row] * values[token]` to rows `[first_row, last_row)`, for `count` tokens.
-  void add(const Factors& factors, const void* const* values, int count, int width, const Target& to) const;
+  void add(const float* factors, const void* const* values, int count, int width, const Target& to) const;
 
   bool all_finite(const void* const* values, int count, int width) const;
 
  private:
-  bool has_residuals(const Factors& factors, std::int64_t rows) const;
-
   const Engine* engine_;
   DataType type_;
-  Unit* panel_;
-  float* ones_;
+  float* panel_;
 };
 
 }  // namespace flashmla::cpu

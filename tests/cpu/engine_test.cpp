@@ -176,24 +176,14 @@ TEST_P(EngineTest, ScoresAreDotProducts) {
   }
 }
 
-/// Memory for the factors of a block.
-struct FactorMemory {
-  std::vector<Unit> units = std::vector<Unit>(kBlockTokens * kMaxRows, 0xffffffff);
-  std::vector<Unit> residuals = std::vector<Unit>(kBlockTokens * kMaxRows, 0xffffffff);
-  std::vector<std::uint8_t> steps = std::vector<std::uint8_t>(kBlockTokens * kMaxRows, 0xff);
-  std::vector<std::int32_t> counts = std::vector<std::int32_t>(kMaxRows, -1);
-
-  Factors view() { return {units.data(), residuals.data(), steps.data(), counts.data()}; }
-};
-
 /// What softmax keeps of a block of rows.
 struct SoftmaxState {
-  std::vector<float> max, sum, squares, correction;
+  std::vector<float> max, sum, correction, weights;
   explicit SoftmaxState(std::int64_t rows)
       : max(static_cast<std::size_t>(rows), -kInfinity),
         sum(static_cast<std::size_t>(rows), 0.0f),
-        squares(static_cast<std::size_t>(rows), 0.0f),
-        correction(static_cast<std::size_t>(rows)) {}
+        correction(static_cast<std::size_t>(rows)),
+        weights(static_cast<std::size_t>(rows * kBlockTokens), kInfinity) {}
 };
 
 TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
@@ -220,7 +210,6 @@ TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
           logits[static_cast<std::size_t>(row)].push_back(seen ? score * kScaleLog2 : -kInfinity);
         }
       }
-      FactorMemory weights;
       engine().softmax({.tokens = tokens,
                         .rows = rows,
                         .scores = scores.data(),
@@ -228,18 +217,16 @@ TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
                         .limits = limits.data(),
                         .max = state.max.data(),
                         .sum = state.sum.data(),
-                        .sum_squares = state.squares.data(),
                         .correction = state.correction.data(),
-                        .weights = weights.view()});
-      std::vector<Unit> panel(kBlockTokens * kColumns, 0xffffffff);
+                        .weights = state.weights.data()});
+      std::vector<float> panel(kBlockTokens * kColumns, kInfinity);
       engine().value_panel(block_values.pointers.data(), DataType::kBf16, tokens, kColumns, kColumns,
                            panel.data());
-      engine().accumulate({.factors = weights.view(),
-                           .terms = Terms::kAll,
+      engine().accumulate({.factors = state.weights.data(),
                            .rows = rows,
                            .first_row = 0,
                            .last_row = kRows,
-                           .steps = (tokens + engine().pack - 1) / engine().pack,
+                           .tokens = tokens,
                            .values = panel.data(),
                            .stride = kColumns,
                            .correction = block == 0 ? nullptr : state.correction.data(),
@@ -260,39 +247,15 @@ TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
         ASSERT_NEAR(state.max[row], max, 1e-5);
       }
       for (std::size_t i = 0; i < kColumns; ++i) {
-        ASSERT_NEAR(sums[row * kColumns + i] / std::max(sum, 1.0), mean[i] / std::max(sum, 1.0), 8e-4)
+        ASSERT_NEAR(sums[row * kColumns + i] / std::max(sum, 1.0), mean[i] / std::max(sum, 1.0), 1e-5)
             << tokens << " tokens, row " << row << ", column " << i;
       }
     }
   }
 }
 
-TEST_P(EngineTest, FewKeysGetResidualsAndManyOrF32FactorsDoNot) {
-  for (const bool many : {false, true}) {
-    SoftmaxState state(engine().lanes);
-    FactorMemory weights;
-    std::vector<float> scores(static_cast<std::size_t>(kBlockTokens * engine().lanes));
-    // One large logit among many small ones, or all about the same.
-    for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = many ? 0.01f * normal() : normal() * 3;
-    for (int block = 0; block < 2; ++block) {
-      engine().softmax({.tokens = kBlockTokens,
-                        .rows = engine().lanes,
-                        .scores = scores.data(),
-                        .scale_log2 = 1.0f,
-                        .limits = nullptr,
-                        .max = state.max.data(),
-                        .sum = state.sum.data(),
-                        .sum_squares = state.squares.data(),
-                        .correction = state.correction.data(),
-                        .weights = weights.view()});
-    }
-    EXPECT_EQ(weights.counts[0] > 0, !many && engine().pack > 1);
-  }
-}
-
 TEST_P(EngineTest, NanInAScoreMakesTheSumOfItsRowNan) {
   SoftmaxState state(engine().lanes);
-  FactorMemory weights;
   std::vector<float> scores(static_cast<std::size_t>(4 * engine().lanes), 1.0f);
   scores[static_cast<std::size_t>(2 * engine().lanes + 1)] = std::nanf("");
   engine().softmax({.tokens = 4,
@@ -302,9 +265,8 @@ TEST_P(EngineTest, NanInAScoreMakesTheSumOfItsRowNan) {
                     .limits = nullptr,
                     .max = state.max.data(),
                     .sum = state.sum.data(),
-                    .sum_squares = state.squares.data(),
                     .correction = state.correction.data(),
-                    .weights = weights.view()});
+                    .weights = state.weights.data()});
   EXPECT_TRUE(std::isnan(state.sum[1]));
   EXPECT_EQ(state.sum[0], 4.0f);
 }
