@@ -171,6 +171,95 @@ cases::MakeScheduleKnobs make_schedule_knobs(const Shape& shape) {
   return knobs;
 }
 
+// Bytes of the tensors of a case and of its outputs. In floating point: nothing overflows before it is
+// refused. A shape can be too large for any list, so nothing here goes through the sequences: their mean
+// length is `seqlen`.
+
+double number(std::int64_t value) { return static_cast<double>(value); }
+
+constexpr double kHalf = 2;  ///< bytes of bf16 and f16
+constexpr double kWord = 4;  ///< bytes of f32 and i32
+
+/// A paged cache.
+double cache_bytes(const Shape& shape, double blocks, std::int64_t page) {
+  const bool plain = shape.format == KvFormat::kBf16 || shape.format == KvFormat::kF16;
+  return blocks * (plain ? number(page) * number(shape.kv_heads) * number(shape.d_qk) * kHalf
+                         : number(cases::packed_block_stride(shape.format, page)));
+}
+
+double blocks_of_batch(const Shape& shape) {
+  return number(shape.batch) * number(blocks_for(shape.seqlen, shape.page));
+}
+
+/// `q`, `out` and `lse` of attention over `rows` query tokens.
+double attention_bytes(const Shape& shape, double rows) {
+  return rows * number(shape.heads) * (number(shape.d_qk + shape.d_v) * kHalf + kWord);
+}
+
+double query_rows(const Shape& shape) { return number(shape.batch) * number(shape.s_q); }
+
+double dense_decode_bytes(const Shape& shape) {
+  constexpr double kMoreBlocks = 1;  // that no sequence uses
+  constexpr double kMoreColumns = 1;
+  const double longest = number(shape.seqlen) * (1 + shape.spread);
+  const double columns = std::ceil(longest / number(shape.page)) + kMoreColumns;
+  return cache_bytes(shape, blocks_of_batch(shape) + kMoreBlocks, shape.page) +
+         attention_bytes(shape, query_rows(shape)) + number(shape.batch) * (columns + 1) * kWord;
+}
+
+double sparse_decode_bytes(const Shape& shape) {
+  const std::int64_t extra_page = cases::SparseDecodeKnobs{}.extra_page;
+  const double extra_blocks = number(shape.batch) * number(blocks_for(shape.extra_topk, extra_page));
+  return cache_bytes(shape, blocks_of_batch(shape), shape.page) +
+         cache_bytes(shape, extra_blocks, extra_page) + attention_bytes(shape, query_rows(shape)) +
+         query_rows(shape) * number(shape.topk + shape.extra_topk) * kWord;
+}
+
+double sparse_prefill_bytes(const Shape& shape) {
+  const auto s_q = number(shape.s_q);
+  const auto kv_heads = number(shape.kv_heads);
+  return number(shape.seqlen) * kv_heads * number(shape.d_qk) * kHalf + attention_bytes(shape, s_q) +
+         s_q * number(shape.heads) * kWord + s_q * kv_heads * number(shape.topk) * kWord;
+}
+
+double key_value_bytes(const Shape& shape) {
+  return number(shape.batch) * number(shape.seqlen) * number(shape.kv_heads) *
+         number(shape.d_qk + shape.d_v) * kHalf;
+}
+
+double mha_forward_bytes(const Shape& shape) {
+  return attention_bytes(shape, query_rows(shape)) + key_value_bytes(shape) + 2 * number(shape.batch) * kWord;
+}
+
+/// Gradients beside all of the forward pass.
+double mha_backward_bytes(const Shape& shape) {
+  const double query_gradients =
+      query_rows(shape) * number(shape.heads) * number(shape.d_qk + shape.d_v) * kHalf;
+  return mha_forward_bytes(shape) + query_gradients + key_value_bytes(shape);
+}
+
+double quantize_bytes(const Shape& shape) {
+  const double tokens = blocks_of_batch(shape) * number(shape.page);
+  return tokens * number(shape.d_qk) * kHalf + cache_bytes(shape, blocks_of_batch(shape), shape.page);
+}
+
+/// The cache before and after.
+double append_kv_bytes(const Shape& shape) {
+  constexpr double kSlot = 8;
+  return 2 * cache_bytes(shape, blocks_of_batch(shape), shape.page) +
+         query_rows(shape) * (number(shape.d_qk) * kHalf + kSlot);
+}
+
+double merge_states_bytes(const Shape& shape) {
+  const double state = query_rows(shape) * number(shape.heads) * (number(shape.d_v) * kHalf + kWord);
+  return (number(shape.states) + 1) * state;
+}
+
+double make_schedule_bytes(const Shape& shape) {
+  constexpr double kColumns = 8;
+  return (2 * number(shape.batch) + number(shape.parts) * kColumns) * kWord;
+}
+
 /// What an operation takes.
 struct OperationShape {
   std::string_view operation;
@@ -178,6 +267,7 @@ struct OperationShape {
   std::vector<KvFormat> formats;
   Shape make;
   Shape bench;
+  double (*bytes)(const Shape& shape);
   cases::Case (*random)(const Shape& shape, Purpose purpose, std::uint64_t seed);
 };
 
@@ -204,6 +294,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kPlain,
        .make = {.batch = 2, .heads = 16, .seqlen = 200, .d_qk = 576},
        .bench = {.heads = 128, .seqlen = 4096, .d_qk = 576},
+       .bytes = dense_decode_bytes,
        .random =
            [](const Shape& shape, Purpose, std::uint64_t seed) {
              return cases::make_dense_decode(dense_decode_knobs(shape), seed);
@@ -214,6 +305,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kAnyFormat,
        .make = {.batch = 2, .heads = 16, .seqlen = 256, .topk = 128, .format = KvFormat::kFp8V32, .d_qk = 0},
        .bench = {.heads = 128, .seqlen = 16384, .topk = 2048, .format = KvFormat::kFp8V32, .d_qk = 0},
+       .bytes = sparse_decode_bytes,
        .random =
            [](const Shape& shape, Purpose, std::uint64_t seed) {
              return cases::make_sparse_decode(sparse_decode_knobs(shape), seed);
@@ -223,6 +315,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kPlain,
        .make = {.s_q = 4, .heads = 16, .seqlen = 256, .topk = 128, .d_qk = 576},
        .bench = {.s_q = 16, .heads = 128, .seqlen = 8192, .topk = 2048, .d_qk = 576},
+       .bytes = sparse_prefill_bytes,
        .random =
            [](const Shape& shape, Purpose, std::uint64_t seed) {
              return cases::make_sparse_prefill(sparse_prefill_knobs(shape), seed);
@@ -232,6 +325,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kPlain,
        .make = kMhaMake,
        .bench = kMhaBench,
+       .bytes = mha_backward_bytes,
        .random = [](const Shape& shape, Purpose purpose,
                     std::uint64_t seed) { return cases::make_mha(mha_knobs(shape, purpose), seed); }},
       {.operation = "mha_forward",
@@ -239,6 +333,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kPlain,
        .make = kMhaMake,
        .bench = kMhaBench,
+       .bytes = mha_forward_bytes,
        .random = [](const Shape& shape, Purpose purpose,
                     std::uint64_t seed) { return cases::make_mha_forward(mha_knobs(shape, purpose), seed); }},
       {.operation = "mha_backward",
@@ -246,6 +341,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kPlain,
        .make = kMhaMake,
        .bench = kMhaBench,
+       .bytes = mha_backward_bytes,
        .random =
            [](const Shape& shape, Purpose purpose, std::uint64_t seed) {
              return cases::make_mha_backward(mha_knobs(shape, purpose), seed);
@@ -255,6 +351,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kFp8,
        .make = kQuantizeMake,
        .bench = kQuantizeBench,
+       .bytes = quantize_bytes,
        .random = [](const Shape& shape, Purpose,
                     std::uint64_t seed) { return cases::make_quantize_kv(quantize_knobs(shape), seed); }},
       {.operation = "dequantize_kv",
@@ -262,6 +359,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kFp8,
        .make = kQuantizeMake,
        .bench = kQuantizeBench,
+       .bytes = quantize_bytes,
        .random = [](const Shape& shape, Purpose,
                     std::uint64_t seed) { return cases::make_dequantize_kv(quantize_knobs(shape), seed); }},
       {.operation = "append_kv",
@@ -269,6 +367,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kAnyFormat,
        .make = {.batch = 2, .s_q = 10, .seqlen = 64, .page = 16, .format = KvFormat::kFp8V32, .d_qk = 0},
        .bench = {.batch = 16, .s_q = 1024, .seqlen = 4096, .format = KvFormat::kFp8V32, .d_qk = 0},
+       .bytes = append_kv_bytes,
        .random = [](const Shape& shape, Purpose,
                     std::uint64_t seed) { return cases::make_append_kv(append_kv_knobs(shape), seed); }},
       {.operation = "merge_states",
@@ -276,6 +375,7 @@ const std::vector<OperationShape>& operations() {
        .formats = kPlain,
        .make = {.batch = 2, .heads = 16},
        .bench = {.batch = 256, .heads = 128},
+       .bytes = merge_states_bytes,
        .random =
            [](const Shape& shape, Purpose, std::uint64_t seed) {
              return cases::make_merge_states(merge_states_knobs(shape), seed);
@@ -285,6 +385,7 @@ const std::vector<OperationShape>& operations() {
        .formats = {},
        .make = {.batch = 4, .seqlen = 4096},
        .bench = {.batch = 256, .seqlen = 4096, .parts = 128},
+       .bytes = make_schedule_bytes,
        .random =
            [](const Shape& shape, Purpose, std::uint64_t seed) {
              return cases::make_make_schedule(make_schedule_knobs(shape), seed);
@@ -309,7 +410,7 @@ bool takes(const OperationShape& operation, std::string_view flag) {
 }
 
 template <class Number>
-Number number(const Flag& flag, std::string_view text, Number least, Number most) {
+Number parse_number(const Flag& flag, std::string_view text, Number least, Number most) {
   Number value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   // Written so that a NaN fails as well.
@@ -327,9 +428,9 @@ struct SetValue {
   std::string_view text;
 
   void operator()(std::int64_t Shape::* member) const {
-    shape.*member = number<std::int64_t>(flag, text, flag.least, kMost);
+    shape.*member = parse_number<std::int64_t>(flag, text, flag.least, kMost);
   }
-  void operator()(double Shape::* member) const { shape.*member = number<double>(flag, text, 0, 1); }
+  void operator()(double Shape::* member) const { shape.*member = parse_number<double>(flag, text, 0, 1); }
   void operator()(KvFormat Shape::* member) const {
     const std::optional<KvFormat> format = kv_format_named(text);
     if (!format) fail(fmt::format("--{} must be {}, got \"{}\"", flag.name, flag.meaning, text));
@@ -390,19 +491,8 @@ void resolve(const OperationShape& operation, Shape& shape) {
   if (topk_needed && shape.topk == 0) fail(fmt::format("{} needs --topk of at least 1", operation.operation));
 }
 
-/// Tensors of a case of this shape, as an upper bound for all operations.
-double bytes_needed(const Shape& shape) {
-  const auto tokens = static_cast<double>(shape.batch) * static_cast<double>(shape.seqlen);
-  const double rows = static_cast<double>(shape.batch) * static_cast<double>(shape.s_q);
-  const auto width = static_cast<double>(shape.d_qk + shape.d_v);
-  const double cache = tokens * (1 + shape.spread) * static_cast<double>(shape.kv_heads) * width * 2;
-  const double queries = rows * static_cast<double>(shape.heads * shape.states) * width * 2;
-  const double indices = rows * static_cast<double>(shape.topk + shape.extra_topk) * 4;
-  return cache + queries + indices;
-}
-
-void require_memory(const Shape& shape) {
-  const double needed = bytes_needed(shape);
+void require_memory(const OperationShape& operation, const Shape& shape) {
+  const double needed = operation.bytes(shape);
   const auto had = static_cast<double>(this_machine().memory_bytes);
   if (had > 0 && needed > had) {
     fail(fmt::format("this shape needs about {:.3g} GiB of memory, the machine has {:.3g}",
@@ -453,7 +543,7 @@ std::vector<Shape> sweep(const std::string& name, const ShapeFlags& given, Purpo
   }
   for (Shape& shape : shapes) {
     resolve(operation, shape);
-    require_memory(shape);
+    require_memory(operation, shape);
   }
   return shapes;
 }
@@ -486,6 +576,10 @@ std::string to_string(const std::string& operation, const Shape& shape) {
                         value.is_string() ? value.get<std::string>() : value.dump());
   }
   return text;
+}
+
+double memory_needed(const std::string& operation, const Shape& shape) {
+  return operation_named(operation, Purpose::kMake).bytes(shape);
 }
 
 cases::Case random_case(const std::string& operation, const Shape& shape, Purpose purpose,

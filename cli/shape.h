@@ -68,6 +68,9 @@ std::vector<std::pair<std::string, nlohmann::ordered_json>> values_of(const std:
 /// `batch=1 heads=128 seqlen=4096`.
 std::string to_string(const std::string& operation, const Shape& shape);
 
+/// Bytes of the tensors of a case of this shape and of its outputs, within a few percent.
+double memory_needed(const std::string& operation, const Shape& shape);
+
 /// A random case of this shape. The forward pass of mha_backward comes from the reference for `make` and
 /// from the fastest kernel for `bench`.
 cases::Case random_case(const std::string& operation, const Shape& shape, Purpose purpose,
