@@ -48,8 +48,8 @@ struct DenseDecode {
   static const Fields<DenseDecode>& fields();
 };
 
-/// Bytes of scratch memory that `run` needs for these shapes; lengths and indices are not read.
-/// Throws Error as `run` does, but for the workspace.
+/// Bytes of scratch memory that `run` needs for these shapes. Only shapes, types and strides are read:
+/// tensors may have null data yet. Throws Error as `run` does, but for memory and workspace.
 std::size_t workspace_bytes(const DenseDecode& op, const Execution& on);
 
 /// Runs the operation. Allocates nothing; on a GPU only enqueues. Throws Error before any work starts

@@ -8,6 +8,8 @@
 
 namespace flashmla {
 
+inline constexpr int kMaxThreads = 1024;
+
 /// Passed to `workspace_bytes` and, unchanged but for the workspace, to `run`.
 struct Execution {
   /// Every tensor of the operation lives here.
@@ -21,7 +23,7 @@ struct Execution {
   void* workspace = nullptr;
   std::size_t workspace_size = 0;
 
-  /// CPU threads; 0 takes OpenMP's default. The result has the same bits for any number.
+  /// CPU threads, at most kMaxThreads; 0 takes OpenMP's default. The result has the same bits for any number.
   int threads = 0;
 
   /// Name of the backend that must run the operation, for example "reference". Empty: the first
@@ -29,7 +31,7 @@ struct Execution {
   std::string_view backend = {};
 
   /// An index outside its range is an error that names tensor, position and value, instead of being
-  /// masked. Also switched on by the environment variable FLASHMLA_CHECK=1. On the CPU only -1 in
+  /// masked. Also switched on by the environment variable FLASHMLA_CHECK=1. Works on the CPU. There, -1 in
   /// `indices`, `extra_indices` and `slot_mapping` stays legal: it is the usual padding.
   bool check_indices = false;
 };

@@ -22,9 +22,9 @@ struct MergeStates {
   std::span<const TensorView> outs = {};
   /// As many of f32 `[batch, h_q, s_q]`.
   std::span<const TensorView> lses = {};
-  /// bf16, f16 or f32 `[batch, s_q, h_q, d_v]`. May be the memory of one of `outs`.
+  /// bf16, f16 or f32 `[batch, s_q, h_q, d_v]`. May be one of `outs` (same type and strides).
   TensorView out = {};
-  /// f32 `[batch, h_q, s_q]`. May be the memory of one of `lses`.
+  /// f32 `[batch, h_q, s_q]`. May be one of `lses` (same strides).
   TensorView lse = {};
 
   static const Fields<MergeStates>& fields();

@@ -24,8 +24,8 @@ struct MakeSchedule {
   TensorView topk_length = {};
   /// Optional i32 `[batch]`.
   TensorView extra_topk_length = {};
-  /// Upper bound of every entry of `cache_seqlens`: `max_blocks * page`.
-  std::int64_t max_seqlen = 0;
+  /// Upper bound of every entry of `cache_seqlens`, given together with it: `max_blocks * page`.
+  std::int64_t max_seqlen = -1;
   std::int64_t topk = 0;
   std::int64_t extra_topk = 0;
   /// As in the decode operation that will use the schedule.

@@ -35,6 +35,7 @@ inline constexpr int kMaxDims = 5;
 ///
 /// Tensors of rows (last dimension `d_qk`, `d_v` or a cache's `row`) are aligned to 16 bytes, their rows too:
 /// `data` and every stride but the last, in bytes, are multiples of 16. Others are aligned to an element.
+/// `d_qk` and `d_v` of the attention operations are multiples of 8.
 struct TensorView {
   void* data = nullptr;
   DataType type = DataType::kF32;

@@ -63,8 +63,11 @@ class Symbols {
 
 class FieldChecker {
  public:
-  FieldChecker(std::string_view operation, std::span<const BoundField> fields, Device device)
-      : operation_(operation), fields_(fields), device_(device) {}
+  FieldChecker(std::string_view operation, std::span<const BoundField> fields, Device device, Checked what)
+      : operation_(operation),
+        fields_(fields),
+        device_(device),
+        with_memory_(what == Checked::kShapesAndMemory) {}
 
   void check_all() {
     for (const BoundField& field : fields_) {
@@ -86,7 +89,7 @@ class FieldChecker {
                  device_text(tensor.device));
     }
     if (tensor.size() == 0) return;
-    if (tensor.data == nullptr) {
+    if (tensor.data == nullptr && with_memory_) {
       fail_field(ErrorKind::kValue, field, i, " must be ", expected(field), ", got a null pointer");
     }
     check_layout(field, i, tensor);
@@ -228,7 +231,8 @@ class FieldChecker {
   }
 
   static std::string device_text(Device device) {
-    return device.type == DeviceType::kCpu ? "cpu" : text("cuda:", device.index);
+    if (device == Device{}) return "cpu";
+    return text(device.type == DeviceType::kCpu ? "cpu:" : "cuda:", device.index);
   }
 
   [[noreturn]] void fail_got(ErrorKind kind, const BoundField& field, std::size_t i) const {
@@ -247,13 +251,15 @@ class FieldChecker {
   std::string_view operation_;
   std::span<const BoundField> fields_;
   Device device_;
+  bool with_memory_;
   Symbols symbols_;
 };
 
 }  // namespace
 
-void check_fields(std::string_view operation, std::span<const BoundField> fields, Device device) {
-  FieldChecker(operation, fields, device).check_all();
+void check_fields(std::string_view operation, std::span<const BoundField> fields, Device device,
+                  Checked what) {
+  FieldChecker(operation, fields, device, what).check_all();
 }
 
 }  // namespace flashmla

@@ -23,10 +23,14 @@ struct BoundField {
   std::span<const TensorView> tensors;
 };
 
+/// Before there is memory, shapes can be checked alone.
+enum class Checked { kShapes, kShapesAndMemory };
+
 /// Binds the symbols of the shapes in order of the fields, and checks that every tensor has a declared
 /// type and the declared shape, lives on `device`, has a contiguous last dimension and aligned rows, and
 /// that no output overlaps itself. Throws Error; allocates only then.
-void check_fields(std::string_view operation, std::span<const BoundField> fields, Device device);
+void check_fields(std::string_view operation, std::span<const BoundField> fields, Device device,
+                  Checked what);
 
 /// The fields of one operation. `kCapacity` is the largest number of tensors an operation declares.
 template <class Op>

@@ -38,7 +38,7 @@ void check_rules(const DenseDecode& op) {
   const DecodeShape shape = shape_of(op);
   require_grouped_heads(kName, shape.h_q, shape.h_kv);
   require_latent_widths(kName, shape.d_qk, shape.d_v);
-  require_positive(kName, {{"page", op.kv_cache.shape[1]}});
+  require_pages(kName, "page", op.kv_cache);
   require_schedule(kName, op.schedule, op.num_splits);
   require_schedule_range(kName, shape.batch, {"cache_seqlens", longest_sequence(op)}, op.split_size);
   require_finite_scale(kName, op.softmax_scale);

@@ -46,12 +46,12 @@ const Fields<AppendKv>& AppendKv::fields() {
 
 void check_rules(const QuantizeKv& op) {
   require_format("quantize_kv", "kv_cache", op.kv_cache, op.kv.shape[3]);
-  require_positive("quantize_kv", {{"page", op.kv_cache.shape[1]}});
+  require_pages("quantize_kv", "page", op.kv_cache);
 }
 
 void check_rules(const DequantizeKv& op) {
   require_format("dequantize_kv", "kv_cache", op.kv_cache, op.kv.shape[3]);
-  require_positive("dequantize_kv", {{"page", op.kv_cache.shape[1]}});
+  require_pages("dequantize_kv", "page", op.kv_cache);
 }
 
 void check_rules(const AppendKv& op) {
@@ -61,7 +61,7 @@ void check_rules(const AppendKv& op) {
   require_row_width(kName, {"d_latent", d_latent});
   require_row_width(kName, {"d_rope", d_rope});
   const KvFormat format = require_format(kName, "kv_cache", op.kv_cache, d_latent + d_rope);
-  require_positive(kName, {{"page", op.kv_cache.shape[1]}});
+  require_pages(kName, "page", op.kv_cache);
   with_fp8_format(format, [&]<class Format>() {
     if (op.latent.type != DataType::kBf16) {
       fail(ErrorKind::kType, kName, "latent must be bf16 for format ", Format::kName, ", got ",

@@ -14,12 +14,13 @@
 namespace flashmla {
 
 template <class Op>
-void check(const Op& op, const Execution& on) {
+void check(const Op& op, const Execution& on, Checked what) {
   const std::string_view operation = Op::fields().operation;
-  if (on.threads < 0) {
-    fail(ErrorKind::kValue, operation, "Execution.threads must be 0 or more, got ", on.threads);
+  if (on.threads < 0 || on.threads > kMaxThreads) {
+    fail(ErrorKind::kValue, operation, "Execution.threads must be in [0, ", kMaxThreads, "], got ",
+         on.threads);
   }
-  check_fields(operation, BoundFields<Op>(op).view(), on.device);
+  check_fields(operation, BoundFields<Op>(op).view(), on.device, what);
   check_rules(op);
 }
 
@@ -58,13 +59,13 @@ inline bool checks_indices(const Execution& on) {
 
 template <class Op>
 std::size_t checked_workspace_bytes(const Op& op, const Execution& on) {
-  check(op, on);
+  check(op, on, Checked::kShapes);
   return select_kernel(op, on).workspace_bytes(op, on);
 }
 
 template <class Op>
 void checked_run(const Op& op, const Execution& on) {
-  check(op, on);
+  check(op, on, Checked::kShapesAndMemory);
   const Kernel<Op>& kernel = select_kernel(op, on);
   const std::size_t needed = kernel.workspace_bytes(op, on);
   const std::size_t given = on.workspace == nullptr ? 0 : on.workspace_size;

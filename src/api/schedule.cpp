@@ -38,9 +38,11 @@ const Fields<MakeSchedule>& MakeSchedule::fields() {
 void check_rules(const MakeSchedule& op) {
   constexpr std::string_view kName = "make_schedule";
   require_positive(kName, {{"schedule rows", op.schedule.shape[0]}});
-  for (const NamedSize& size : {NamedSize{"max_seqlen", op.max_seqlen}, NamedSize{"topk", op.topk},
-                                NamedSize{"extra_topk", op.extra_topk}}) {
-    require_not_negative(kName, size);
+  require_not_negative(kName, {"topk", op.topk});
+  require_not_negative(kName, {"extra_topk", op.extra_topk});
+  if (op.cache_seqlens.given() != (op.max_seqlen >= 0)) {
+    fail(ErrorKind::kValue, kName, "cache_seqlens and max_seqlen (0 or more) must be given together, got ",
+         op.cache_seqlens.given() ? "a" : "no", " tensor and ", op.max_seqlen);
   }
   const std::int64_t batch = op.num_splits.shape[0] - 1;
   require_schedule_range(kName, batch, {"max_seqlen", std::min(op.max_seqlen, kLargestLength)},
@@ -78,6 +80,7 @@ void require_dims(std::string_view operation, std::string_view name, const Tenso
 MakeSchedule schedule_request(const DenseDecode& op) {
   require_dims("make_schedule", "kv_cache", op.kv_cache, 4);
   require_dims("make_schedule", "block_table", op.block_table, 2);
+  require_dims("make_schedule", "cache_seqlens", op.cache_seqlens, 1);
   return {.cache_seqlens = op.cache_seqlens,
           .max_seqlen = longest_sequence(op),
           .split_size = op.split_size,

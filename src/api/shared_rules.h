@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -27,6 +28,16 @@ inline void require_positive(std::string_view operation, std::initializer_list<N
     if (size.value < 1) {
       fail(ErrorKind::kValue, operation, size.name, " must be at least 1, got ", size.value);
     }
+  }
+}
+
+/// A paged cache `[blocks, page, ...]`.
+inline void require_pages(std::string_view operation, std::string_view page_name,
+                          const TensorView& kv_cache) {
+  require_positive(operation, {{page_name, kv_cache.shape[1]}});
+  if (kv_cache.shape[0] > std::numeric_limits<std::int64_t>::max() / kv_cache.shape[1]) {
+    fail(ErrorKind::kValue, operation, "blocks * ", page_name, " must be below 2^63, got ", kv_cache.shape[0],
+         " * ", kv_cache.shape[1]);
   }
 }
 
@@ -59,8 +70,10 @@ inline void require_latent_widths(std::string_view operation, std::int64_t d_qk,
 }
 
 inline void require_finite_scale(std::string_view operation, std::optional<float> scale) {
-  if (scale && !std::isfinite(*scale)) {
-    fail(ErrorKind::kValue, operation, "softmax_scale must be finite, got ", *scale);
+  constexpr float kLargest = 1e38f;  // times log2(e) and a logit of 1 it still is an f32
+  if (scale && !(std::abs(*scale) <= kLargest)) {
+    fail(ErrorKind::kValue, operation, "softmax_scale must be finite and at most ", kLargest, ", got ",
+         *scale);
   }
 }
 

@@ -47,15 +47,17 @@ void check_rules(const SparseDecode& op) {
   require_grouped_heads(kName, shape.h_q, shape.h_kv);
   require_latent_widths(kName, shape.d_qk, shape.d_v);
   require_format(kName, "kv_cache", op.kv_cache, shape.d_qk);
-  require_positive(kName, {{"page", op.kv_cache.shape[1]}});
+  require_pages(kName, "page", op.kv_cache);
   require_both_or_none(kName, "extra_kv_cache", op.extra_kv_cache, "extra_indices", op.extra_indices);
-  if (op.extra_kv_cache.given()) require_positive(kName, {{"extra_page", op.extra_kv_cache.shape[1]}});
+  if (op.extra_kv_cache.given()) require_pages(kName, "extra_page", op.extra_kv_cache);
   if (op.extra_topk_length.given() && !op.extra_indices.given()) {
     fail(ErrorKind::kValue, kName,
          "extra_topk_length needs extra_kv_cache and extra_indices, which are missing");
   }
   require_schedule(kName, op.schedule, op.num_splits);
   const std::int64_t extra_topk = op.extra_indices.given() ? op.extra_indices.shape[2] : 0;
+  require_schedule_range(kName, shape.batch, {"topk", op.indices.shape[2]}, op.split_size);
+  require_schedule_range(kName, shape.batch, {"extra_topk", extra_topk}, op.split_size);
   require_schedule_range(kName, shape.batch, {"topk + extra_topk", op.indices.shape[2] + extra_topk},
                          op.split_size);
   require_finite_scale(kName, op.softmax_scale);

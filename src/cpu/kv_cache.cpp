@@ -86,7 +86,8 @@ void run(const DequantizeKv& op, const Execution& on) {
 void run(const AppendKv& op, const Execution& on) {
   const PagedCache cache(op.kv_cache);
   const KvFormat format = *kv_format_of(op.kv_cache);
-  const int threads = threads_of(on);
+  constexpr std::int64_t kFewTokens = 64;  // less work than waking a thread
+  const int threads = op.latent.shape[0] <= kFewTokens ? 1 : threads_of(on);
   // A thread owns slots, not tokens, and goes through all tokens in order: of tokens with the same slot
   // the last one stays, and no two threads write to one slot.
   parallel_for(threads, threads, [&](int, std::int64_t owner) {

@@ -79,12 +79,13 @@ FLASHMLA_HOST_DEVICE constexpr std::uint16_t double_to_f16(double value) {
 
 inline constexpr float kLargestE4m3 = 448.0f;
 
-/// OCP e4m3fn: 4 exponent bits, 3 mantissa bits, no infinities; 0x7f and 0xff are NaN.
+/// OCP e4m3fn: 4 exponent bits, 3 mantissa bits, no infinities; 0x7f and 0xff are NaN, read
+/// as the same one.
 /// Source: OCP 8-bit Floating Point Specification, revision 1.0.
 FLASHMLA_HOST_DEVICE constexpr float e4m3_to_float(std::uint8_t code) {
   const std::uint32_t sign = (code & 0x80u) << 24;
   const std::uint32_t magnitude = code & 0x7fu;
-  if (magnitude == 0x7fu) return float_of(sign | 0x7fc00000u);
+  if (magnitude == 0x7fu) return float_of(0x7fc00000u);
   if (magnitude < 8) return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-9f));
   return float_of(sign | ((magnitude + (120u << 3)) << 20));
 }

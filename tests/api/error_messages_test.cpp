@@ -295,7 +295,8 @@ TEST(ErrorMessage, NamesANegativeSplitSize) {
 TEST(ErrorMessage, NamesAScaleThatIsNotFinite) {
   Valid<MhaBackward> valid;
   valid.op.softmax_scale = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(message_of(valid, kValue), "mha_backward: softmax_scale must be finite, got inf");
+  EXPECT_EQ(message_of(valid, kValue),
+            "mha_backward: softmax_scale must be finite and at most 1e+38, got inf");
 }
 
 TEST(ErrorMessage, NamesALatentOfTheWrongTypeForFp8) {
@@ -348,7 +349,9 @@ TEST(ErrorMessage, NamesAScheduleToMakeWithoutRows) {
 TEST(ErrorMessage, NamesANegativeNumberOfAScheduleToMake) {
   Valid<MakeSchedule> valid;
   valid.op.max_seqlen = -5;
-  EXPECT_EQ(message_of(valid, kValue), "make_schedule: max_seqlen must be 0 or more, got -5");
+  EXPECT_EQ(
+      message_of(valid, kValue),
+      "make_schedule: cache_seqlens and max_seqlen (0 or more) must be given together, got a tensor and -5");
 }
 
 TEST(ErrorMessage, NamesAnInputOfAScheduleForADecodeOperation) {
@@ -362,11 +365,43 @@ TEST(ErrorMessage, NamesAnInputOfAScheduleForADecodeOperation) {
   }
 }
 
-TEST(ErrorMessage, NamesANegativeNumberOfThreads) {
+TEST(ErrorMessage, NamesAnImpossibleNumberOfThreads) {
   const Valid<DenseDecode> valid;
   Execution on;
-  on.threads = -1;
-  EXPECT_EQ(message_of(valid, kValue, on), "dense_decode: Execution.threads must be 0 or more, got -1");
+  for (const int threads : {-1, 1025}) {
+    on.threads = threads;
+    EXPECT_EQ(message_of(valid, kValue, on),
+              "dense_decode: Execution.threads must be in [0, 1024], got " + std::to_string(threads));
+  }
+}
+
+TEST(ErrorMessage, NamesACacheWithMoreTokensThanCanBeCounted) {
+  Valid<DenseDecode> valid;
+  for (const int dim : {0, 1}) {
+    valid.op.kv_cache.shape[dim] = std::int64_t{1} << 40;
+    valid.op.kv_cache.strides[dim] = 0;
+  }
+  EXPECT_EQ(message_of(valid, kValue),
+            "dense_decode: blocks * page must be below 2^63, got 1099511627776 * 1099511627776");
+}
+
+TEST(ErrorMessage, NamesALengthWithoutItsBound) {
+  Valid<DenseDecode> valid;
+  valid.op.cache_seqlens = {};
+  try {
+    make_schedule(valid.op, {});
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()), "make_schedule: cache_seqlens must have 1 dimensions, got 0");
+  }
+}
+
+TEST(WorkspaceBytes, NeedsShapesAlone) {
+  Valid<DenseDecode> valid;
+  const std::size_t bytes = workspace_bytes(valid.op, {});
+  for (TensorView* tensor : {&valid.op.q, &valid.op.kv_cache, &valid.op.out, &valid.op.lse})
+    tensor->data = nullptr;
+  EXPECT_EQ(workspace_bytes(valid.op, {}), bytes);
 }
 
 TEST(ErrorMessage, NamesTheBackendsThatThereAre) {

@@ -84,6 +84,31 @@ TEST_P(Indices, OfTwoEqualTokensAddLogTwoToLse) {
   EXPECT_NEAR(problem.lse.at({0, 0, 0}), 2.0 + 0.6931471805599453, 1e-6);
 }
 
+// Equal weights round alike: the errors of a narrow weight type would add up, not average out.
+TEST_P(Indices, OfFewTokensManyTimesStayWithinTheTolerance) {
+  for (const std::int64_t distinct : {2, 4, 8}) {
+    SparseProblem problem({.h_q = 64, .d_qk = 576, .d_v = 512, .topk = 512});
+    Positions selected;
+    for (std::int64_t k = 0; k < 512; ++k) selected.push_back(k % distinct);
+    problem.select(0, 0, selected);
+    problem.write({0, 1, 2, 3, 4, 5, 6, 7});
+    run(problem.op());
+    problem.expect_all_seen();
+  }
+}
+
+TEST_P(Indices, OfTokensWithLargeValuesStayWithinTheTolerance) {
+  SparseProblem problem({.h_q = 64, .d_qk = 576, .d_v = 512, .page = 64, .topk = 300});
+  problem.select_at_random();
+  cases::for_each_index(problem.kv_cache.view(), [&](std::span<const std::int64_t> at) {
+    const double value = cases::element(problem.kv_cache.view(), at);
+    cases::set_element(problem.kv_cache.view(), at, 16 * value);
+  });
+  problem.softmax_scale = 1.0f / (16 * 24);
+  run(problem.op());
+  problem.expect_all_seen();
+}
+
 TEST_P(Indices, DifferPerKvHeadInPrefill) {
   PrefillProblem problem({.s_q = 3, .h_q = 6, .h_kv = 3, .topk = 5});
   problem.select_at_random();

@@ -136,6 +136,22 @@ TEST_P(VisibleMemory, WithNanShowsInTheWholeRow) {
   }
 }
 
+// A split whose only key is NaN must not be mistaken for one that saw nothing.
+TEST_P(VisibleMemory, WithNanInASplitOfItsOwnShowsInTheWholeRow) {
+  SparseProblem problem({.blocks = 3, .topk = 512});
+  problem.split_size = 128;
+  for (const std::int64_t nan_at : {0, 200, 511}) {
+    problem.select(0, 0, Positions(512, -1));
+    problem.write({1, 5});
+    set_row(problem.kv_cache.view(), {1, 1, 0}, Row(64, std::nan("")));
+    problem.indices.set({0, 0, nan_at}, 5);
+    problem.indices.set({0, 0, 300}, 1);
+    run(problem.op());
+    EXPECT_TRUE(std::isnan(problem.lse.at({0, 2, 0}))) << nan_at;
+    EXPECT_TRUE(std::isnan(problem.out.at({0, 0, 2, 7}))) << nan_at;
+  }
+}
+
 TEST_P(VisibleMemory, WithTheNanCodesOfE4m3ShowsInTheWholeRow) {
   for (const KvFormat format : {KvFormat::kFp8V32, KvFormat::kFp8Model1}) {
     for (const std::uint8_t code : {0x7f, 0xff}) {

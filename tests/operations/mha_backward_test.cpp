@@ -88,6 +88,21 @@ TEST_P(MhaGradient, IsRightForTheWidthsOfTheModels) {
   }
 }
 
+TEST_P(MhaGradient, IsRightForALargeGradientOfTheResult) {
+  MhaProblem problem({.cu_seqlens_q = {0, 200},
+                      .cu_seqlens_k = {0, 200},
+                      .total_q = 200,
+                      .total_k = 200,
+                      .d_qk = 128,
+                      .d_v = 128});
+  cases::for_each_index(problem.d_out.view(), [&](std::span<const std::int64_t> at) {
+    cases::set_element(problem.d_out.view(), at, 128 * cases::element(problem.d_out.view(), at));
+  });
+  run(problem.forward());
+  run(problem.backward());
+  problem.expect_gradients();
+}
+
 TEST_P(MhaGradient, OfGroupedHeadsAddsUpInTheirKvHead) {
   for (const std::int64_t h_kv : {1, 2, 3, 6}) {
     MhaProblem problem({.h_q = 6, .h_kv = h_kv});
