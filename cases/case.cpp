@@ -23,9 +23,18 @@ constexpr std::string_view kDequantized = "dequantized";
 constexpr std::string_view kExpectedPrefix = "expected.";
 
 template <class... Args>
-[[noreturn]] void fail(const Case& what, fmt::format_string<Args...> text, Args&&... args) {
-  throw Error(ErrorKind::kValue,
-              fmt::format("{}: {}", what.source, fmt::format(text, std::forward<Args>(args)...)));
+[[noreturn]] void fail(fmt::format_string<Args...> text, Args&&... args) {
+  throw Error(ErrorKind::kValue, fmt::format(text, std::forward<Args>(args)...));
+}
+
+/// Calls `work`; every error that leaves it begins with the source of the case, and has it nowhere else.
+template <class Work>
+auto named(const std::string& source, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}: {}", source, error.what()));
+  }
 }
 
 const std::string* metadata_of(const Case& what, std::string_view name) {
@@ -48,7 +57,7 @@ std::optional<Number> parse_number(std::string_view text) {
 }
 
 [[noreturn]] void fail_metadata(const Case& what, std::string_view name, std::string_view expected) {
-  fail(what, "metadata {} must be {}, got '{}'", name, expected, printable(*metadata_of(what, name)));
+  fail("metadata {} must be {}, got '{}'", name, expected, printable(*metadata_of(what, name)));
 }
 
 /// A size or distance, 0 or more; nothing if the metadata does not have it.
@@ -92,7 +101,7 @@ bool names_tensor(const DeclaredTensor& field, std::string_view name) {
 void check_operation(const Case& what) {
   const auto known = operation_names();
   if (std::ranges::find(known, what.operation) != known.end()) return;
-  fail(what, "unknown operation '{}', must be one of {}", printable(what.operation), fmt::join(known, ", "));
+  fail("unknown operation '{}', must be one of {}", printable(what.operation), fmt::join(known, ", "));
 }
 
 void check_name(const Case& what, std::string_view name) {
@@ -102,7 +111,7 @@ void check_name(const Case& what, std::string_view name) {
     found =
         found || std::ranges::any_of(fields, [&](const auto& field) { return names_tensor(field, name); });
   }
-  if (!found) fail(what, "{} has no tensor '{}'", what.operation, printable(name));
+  if (!found) fail("{} has no tensor '{}'", what.operation, printable(name));
 }
 
 // --- FP8 caches in files --------------------------------------------------------------------------
@@ -125,8 +134,8 @@ std::int64_t block_stride_of(const Case& what, std::string_view tensor, KvFormat
   const std::int64_t stride = metadata_size(what, name).value_or(0);
   if (stride == 0) return packed_block_stride(format, page);
   if (stride < page * row || stride / kLargestFactor > page * row) {
-    fail(what, "metadata {} must be between {} (a block of {}) and {} times that, got {}", name, page * row,
-         tensor, kLargestFactor, stride);
+    fail("metadata {} must be between {} (a block of {}) and {} times that, got {}", name, page * row, tensor,
+         kLargestFactor, stride);
   }
   return stride;
 }
@@ -140,7 +149,7 @@ Tensor load_tensor(const Case& what, const std::string& name, const SafetensorsE
   const auto named = metadata_format(what);
   const bool is_cache = !block_stride_name(name).empty();
   if (is_cache && named && named != format) {
-    fail(what, "metadata kv_format is {}, but {} is {} {}", name_of(*named), name, name_of(entry.type),
+    fail("metadata kv_format is {}, but {} is {} {}", name_of(*named), name, name_of(entry.type),
          to_string(entry.shape));
   }
   if (is_cache && format && entry.type == DataType::kU8 && packed.ndim == 4 && packed.shape[2] == 1) {
@@ -156,7 +165,7 @@ Case case_of(const SafetensorsContent& content, const std::string& name) {
   result.source = name;
   result.metadata = content.metadata;
   const std::string* operation = metadata_of(result, "op");
-  if (operation == nullptr) fail(result, "metadata 'op', the operation, is missing");
+  if (operation == nullptr) fail("metadata 'op', the operation, is missing");
   result.operation = *operation;
   result.metadata.erase("op");
   check_operation(result);
@@ -211,7 +220,7 @@ class StepBuilder {
                           : tensor->view());
     }
     if (views.empty() && field.role != Role::kOptional) {
-      fail(case_, "{} needs a tensor '{}{}'", operation_, field.name, field.is_list ? ".0" : "");
+      fail("{} needs a tensor '{}{}'", operation_, field.name, field.is_list ? ".0" : "");
     }
     for (const TensorView& view : views) bind(field, view);
   }
@@ -227,7 +236,7 @@ class StepBuilder {
       const auto number =
           parse_number<std::uint32_t>(std::string_view(item.first).substr(field.name.size() + 1));
       if (*number >= reached || item.first != fmt::format("{}.{}", field.name, *number)) {
-        fail(case_, "{} has a tensor '{}', but no '{}.{}'", operation_, item.first, field.name, reached);
+        fail("{} has a tensor '{}', but no '{}.{}'", operation_, item.first, field.name, reached);
       }
     }
   }
@@ -294,7 +303,7 @@ class StepBuilder {
           fits && !__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes) && bytes <= limit;
     }
     if (!fits) {
-      fail(case_, "{} would need {} {} of shape {}, out of proportion to its inputs", operation_, field.name,
+      fail("{} would need {} {} of shape {}, out of proportion to its inputs", operation_, field.name,
            name_of(type), to_string(shape));
     }
   }
@@ -334,7 +343,7 @@ class StepBuilder {
       value = bound(size.symbol);
     }
     if (!value) {
-      fail(case_, "{} cannot tell size {} of output {}: metadata '{}' is missing", operation_, size.symbol,
+      fail("{} cannot tell size {} of output {}: metadata '{}' is missing", operation_, size.symbol,
            field.name,
            size.symbol == "d_v"   ? "head_dim_v"
            : size.symbol == "row" ? "kv_format"
@@ -343,7 +352,7 @@ class StepBuilder {
     symbols_[std::string(size.symbol)] = *value;
     std::int64_t sum = 0;
     if (__builtin_add_overflow(*value, size.offset, &sum)) {
-      fail(case_, "{}: size {} of output {} is too large", operation_, size.symbol, field.name);
+      fail("{}: size {} of output {} is too large", operation_, size.symbol, field.name);
     }
     return sum;
   }
@@ -353,7 +362,7 @@ class StepBuilder {
     if (const auto format = metadata_format(case_); symbol == "row" && format && bound("d_qk")) {
       const auto row = kv_row_size(*format, *bound("d_qk"));
       if (!row) {
-        fail(case_, "kv_format {} has no rows of {} values (d_qk)", name_of(*format), *bound("d_qk"));
+        fail("kv_format {} has no rows of {} values (d_qk)", name_of(*format), *bound("d_qk"));
       }
       return row;
     }
@@ -463,6 +472,8 @@ std::vector<Step> prepare_quantize(const Case& what) {
 }
 
 std::vector<Step> prepare_steps(const Case& what) {
+  check_operation(what);
+  for (const auto& item : what.tensors) check_name(what, item.first);
   if (what.operation == kMha) return prepare_mha(what);
   if (what.operation == QuantizeKv::fields().operation) return prepare_quantize(what);
   std::vector<Step> steps;
@@ -482,10 +493,14 @@ std::vector<std::string> operation_names() {
 }
 
 Case parse_case(std::span<const std::byte> bytes, const std::string& name) {
-  return case_of(parse_safetensors(bytes, name), name);
+  const SafetensorsContent content = parse_safetensors(bytes, name);
+  return named(name, [&] { return case_of(content, name); });
 }
 
-Case read_case(const std::string& path) { return case_of(SafetensorsFile(path).content(), path); }
+Case read_case(const std::string& path) {
+  const SafetensorsFile file(path);
+  return named(path, [&] { return case_of(file.content(), path); });
+}
 
 void write_case(const std::string& path, const Case& what) {
   auto metadata = what.metadata;
@@ -501,9 +516,7 @@ void write_case(const std::string& path, const Case& what) {
 }
 
 std::vector<Step> prepare(const Case& what) {
-  check_operation(what);
-  for (const auto& item : what.tensors) check_name(what, item.first);
-  return prepare_steps(what);
+  return named(what.source, [&] { return prepare_steps(what); });
 }
 
 std::string_view Step::name() const {
@@ -529,8 +542,11 @@ std::vector<Result> run_case(const Case& what, const Execution& on) {
   Execution own_workspace = on;
   own_workspace.workspace = nullptr;
   own_workspace.workspace_size = 0;
-  std::vector<Step> steps = prepare(what);
-  for (const Step& step : steps) step.run(own_workspace);
+  std::vector<Step> steps = named(what.source, [&] {
+    std::vector<Step> prepared = prepare_steps(what);
+    for (const Step& step : prepared) step.run(own_workspace);
+    return prepared;
+  });
   std::vector<Result> results;
   for (Step& step : steps) {
     for (auto& [name, tensor] : step.outputs) {

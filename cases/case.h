@@ -104,7 +104,8 @@ struct Result {
   TensorView expected;
 };
 
-/// Prepares and runs every step, each with a workspace of its own; `on.workspace` is ignored.
+/// Prepares and runs every step, each with a workspace of its own; `on.workspace` is ignored. Every error,
+/// also one of the library, begins with `what.source`.
 std::vector<Result> run_case(const Case& what, const Execution& on);
 
 /// The names that a case's operation may have: those of the library, and `mha`.

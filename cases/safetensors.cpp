@@ -9,15 +9,14 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <ostream>
 #include <set>
 #include <utility>
 
+#include "cases/output_file.h"
 #include "cases/tensor.h"
 #include "flashmla/error.h"
 
@@ -262,7 +261,7 @@ std::string header_of(const std::map<std::string, std::string>& metadata,
   return text;
 }
 
-void write_elements(std::ofstream& file, const TensorView& view) {
+void write_elements(std::ostream& file, const TensorView& view) {
   Tensor packed(view.type, {view.shape.begin(), view.shape.begin() + view.ndim});
   copy_elements(view, packed.view());
   file.write(reinterpret_cast<const char*>(packed.memory().data()),
@@ -317,26 +316,15 @@ void SafetensorsFile::map(const std::string& path) {
 
 void write_safetensors(const std::string& path, const std::map<std::string, std::string>& metadata,
                        const std::map<std::string, TensorView>& tensors) {
-  // Renaming a file over a device such as /dev/null would replace the device.
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
-    throw Error(ErrorKind::kValue, path + ": cannot be written: not a regular file");
-  }
   const auto order = in_file_order(tensors);
   const std::string header = header_of(metadata, order);
-  const std::string temporary = fmt::format("{}.{}.partial", path, getpid());
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  if (!file) fail_system(path, "cannot be written");
-  for (std::size_t i = 0; i < kLengthBytes; ++i) file.put(static_cast<char>(header.size() >> (8 * i) & 0xff));
-  file.write(header.data(), static_cast<std::streamsize>(header.size()));
-  for (const auto& [name, view] : order) write_elements(file, view);
-  file.close();
-  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int code = errno;
-    std::remove(temporary.c_str());
-    errno = code;
-    fail_system(path, "cannot be written");
-  }
+  write_file(path, [&](std::ostream& file) {
+    for (std::size_t i = 0; i < kLengthBytes; ++i) {
+      file.put(static_cast<char>(header.size() >> (8 * i) & 0xff));
+    }
+    file.write(header.data(), static_cast<std::streamsize>(header.size()));
+    for (const auto& [name, view] : order) write_elements(file, view);
+  });
 }
 
 }  // namespace flashmla::cases
