@@ -59,19 +59,17 @@ KernelInfo kernel_for(const cases::Step& step, const Execution& on) {
 }
 
 std::string backend_for(const cases::Case& what, const Execution& on) {
+  const std::vector<cases::Step> steps = cases::prepare(what);
   try {
-    return std::string(kernel_for(cases::prepare(what).front(), on).backend);
+    return std::string(kernel_for(steps.front(), on).backend);
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("{}: {}", what.source, error.what()));
   }
 }
 
-std::vector<cases::Result> results_of(const cases::Case& what, const Execution& on) {
-  try {
-    return cases::run_case(what, on);
-  } catch (const Error& error) {
-    throw Error(error.kind(), fmt::format("{}: {}", what.source, error.what()));
-  }
+void require_kernel(const std::string& operation, const Shape& shape, const Execution& on) {
+  const cases::Case what = random_case(operation, smallest_like(shape), Purpose::kBench, 0);
+  kernel_for(cases::prepare(what).front(), on);
 }
 
 }  // namespace flashmla::cli

@@ -25,10 +25,11 @@ Execution execution(const ExecutionOptions& options);
 /// wrong or that no kernel supports.
 KernelInfo kernel_for(const cases::Step& step, const Execution& on);
 
-/// The backend that takes the first step of the case.
+/// The backend that takes the first step of the case; names the case's source in errors.
 std::string backend_for(const cases::Case& what, const Execution& on);
 
-/// cases::run_case; names the case's source in errors.
-std::vector<cases::Result> results_of(const cases::Case& what, const Execution& on);
+/// Throws what the library throws for a shape that is wrong or that no kernel supports. Takes hardly any
+/// memory or time, however large the shape.
+void require_kernel(const std::string& operation, const Shape& shape, const Execution& on);
 
 }  // namespace flashmla::cli

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "cases/case.h"
+#include "cases/output_file.h"
 #include "cli/backends.h"
 #include "cli/ceilings.h"
 #include "cli/commands.h"
@@ -134,17 +134,7 @@ void write_json(const BenchOptions& options, const std::vector<Measurement>& res
                  {"read_gbs", ceilings.read_gbs}}},
                {"results", Json::array()}};
   for (const Measurement& result : results) json["results"].push_back(to_json(options, result, ceilings));
-  std::ofstream file(options.json);
-  file << json.dump(2) << '\n';
-  file.close();
-  if (!file) throw Error(ErrorKind::kValue, fmt::format("{}: cannot write this file", options.json));
-}
-
-/// Finds out before minutes of measuring that the results have nowhere to go.
-void require_writable(const std::string& path) {
-  if (!path.empty() && !std::ofstream(path, std::ios::app)) {
-    throw Error(ErrorKind::kValue, fmt::format("{}: cannot write this file", path));
-  }
+  cases::write_file(options.json, [&](std::ostream& file) { file << json.dump(2) << '\n'; });
 }
 
 std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
@@ -178,8 +168,10 @@ std::string milliseconds(double seconds) { return fmt::format("{:.4g}", seconds 
 
 std::string percent(double fraction) { return fmt::format("{:.1f}%", fraction * 100); }
 
-void print_table(const BenchOptions& options, const std::vector<Shape>& shapes,
-                 const std::vector<Measurement>& results, const Ceilings& ceilings) {
+void print_table(const BenchOptions& options, const std::vector<Measurement>& results,
+                 const Ceilings& ceilings) {
+  std::vector<Shape> shapes;
+  for (const Measurement& result : results) shapes.push_back(result.shape);
   const std::vector<std::size_t> varied = swept(options.operation, shapes);
   fmt::print("{} on {}:{}\n", options.operation, results.front().kernel.name,
              fixed_values(options.operation, shapes.front(), varied));
@@ -216,6 +208,34 @@ void print_table(const BenchOptions& options, const std::vector<Shape>& shapes,
   table.print();
 }
 
+/// What was measured so far.
+struct Session {
+  int threads = 0;
+  Ceilings ceilings = {};
+  std::vector<Measurement> results = {};
+};
+
+void measure_all(const BenchOptions& options, const std::vector<Shape>& shapes, Session& session) {
+  Progress progress(static_cast<int>(shapes.size()) + 1);
+  progress.step("measuring the ceilings");
+  session.ceilings = {.dot = measure_dot_peak(session.threads),
+                      .read_gbs = measure_read_rate(session.threads, read_buffer_bytes(this_machine()))};
+  for (const Shape& shape : shapes) {
+    progress.step(fmt::format("{} {}", options.operation, to_string(options.operation, shape)));
+    session.results.push_back(measure_case(options, shape));
+  }
+}
+
+/// Prints the table and writes the JSON, also of a sweep that an error ended.
+void report(const BenchOptions& options, const Session& session) {
+  if (session.results.empty()) return;
+  const Ceilings& ceilings = session.ceilings;
+  fmt::print("ceilings of {} threads: {:.1f} GFLOP/s ({}), {:.2f} GB/s read\n", session.threads,
+             ceilings.dot.gflops, ceilings.dot.instruction, ceilings.read_gbs);
+  print_table(options, session.results, ceilings);
+  if (!options.json.empty()) write_json(options, session.results, ceilings, session.threads);
+}
+
 }  // namespace
 
 int bench(const BenchOptions& options) {
@@ -224,30 +244,22 @@ int bench(const BenchOptions& options) {
   if (!(options.seconds >= 0 && options.seconds <= 3600)) {
     throw Error(ErrorKind::kValue, fmt::format("--seconds must be 0 to 3600, got {}", options.seconds));
   }
-  require_writable(options.json);
-  const int threads = on.threads > 0 ? on.threads : omp_get_max_threads();
+  // Before minutes of measuring.
+  if (!options.json.empty()) cases::require_writable(options.json);
+  for (const Shape& shape : shapes) require_kernel(options.operation, shape, on);
 
-  Ceilings ceilings;
-  std::vector<Measurement> results;
-  {
-    Progress progress(static_cast<int>(shapes.size()) + 1);
-    progress.step("measuring the ceilings");
-    ceilings = {.dot = measure_dot_peak(threads),
-                .read_gbs = measure_read_rate(threads, read_buffer_bytes(this_machine()))};
-    for (const Shape& shape : shapes) {
-      progress.step(fmt::format("{} {}", options.operation, to_string(options.operation, shape)));
-      try {
-        results.push_back(measure_case(options, shape));
-      } catch (const Mismatch& mismatch) {
-        fmt::print(stderr, "flashmla: differs from the reference, not measured: {}\n", mismatch.what());
-        return kComparisonFailed;
-      }
-    }
+  Session session{.threads = on.threads > 0 ? on.threads : omp_get_max_threads()};
+  try {
+    measure_all(options, shapes, session);
+  } catch (const Mismatch& mismatch) {
+    report(options, session);
+    fmt::print(stderr, "flashmla: differs from the reference, not measured: {}\n", mismatch.what());
+    return kComparisonFailed;
+  } catch (...) {
+    report(options, session);
+    throw;
   }
-  fmt::print("ceilings of {} threads: {:.1f} GFLOP/s ({}), {:.2f} GB/s read\n", threads, ceilings.dot.gflops,
-             ceilings.dot.instruction, ceilings.read_gbs);
-  print_table(options, shapes, results, ceilings);
-  if (!options.json.empty()) write_json(options, results, ceilings, threads);
+  report(options, session);
   return kSuccess;
 }
 

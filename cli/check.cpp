@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "cases/compare.h"
 #include "cli/backends.h"
 #include "cli/commands.h"
+#include "cli/escape.h"
 #include "cli/table.h"
 #include "flashmla/error.h"
 
@@ -24,7 +24,7 @@ class Report {
            const cases::Result& result, const TensorView& expected) {
     const cases::Comparison found =
         cases::compare(result.operation, result.output, result.got.view(), expected);
-    const std::string name = std::filesystem::path(source).filename().string();
+    const std::string name = file_name(source);
     table_.add({name, backend, result.output, against, fmt::format("{:.2e}", found.max_error),
                 cases::to_string(found.position), fmt::format("{:.1e}", found.cosine_difference),
                 found.passed ? "ok" : "FAILED"});
@@ -77,10 +77,28 @@ void check_on(Report& report, const cases::Case& what, const Execution& on, bool
   try {
     const std::string backend = backend_for(what, on);
     if (backend == kReference) return compare_all(report, what, backend, truth, truth);
-    compare_all(report, what, backend, results_of(what, on), truth);
+    compare_all(report, what, backend, cases::run_case(what, on), truth);
   } catch (const Error& error) {
     if (!all || error.kind() != ErrorKind::kUnsupported) throw;
     report.note_unsupported(error);
+  }
+}
+
+void check_case(Report& report, const std::string& path, const Execution& on,
+                const std::vector<std::string>& backends) {
+  const cases::Case what = cases::read_case(path);
+  Execution reference = on;
+  reference.backend = kReference;
+  const std::vector<cases::Result> truth = cases::run_case(what, reference);
+  const int before = report.compared();
+  for (const std::string& backend : backends) {
+    Execution pinned = on;
+    pinned.backend = backend;
+    check_on(report, what, pinned, backends.size() > 1, truth);
+  }
+  if (report.compared() == before) {
+    throw Error(ErrorKind::kValue,
+                fmt::format("{}: nothing to compare with: the file has no expected outputs", path));
   }
 }
 
@@ -94,21 +112,11 @@ int check(const CheckOptions& options) {
   const std::vector<std::string> backends = all ? backend_names() : std::vector{options.on.backend};
 
   Report report;
-  for (const std::string& path : options.cases) {
-    const cases::Case what = cases::read_case(path);
-    Execution reference = on;
-    reference.backend = kReference;
-    const std::vector<cases::Result> truth = results_of(what, reference);
-    const int before = report.compared();
-    for (const std::string& backend : backends) {
-      Execution pinned = on;
-      pinned.backend = backend;
-      check_on(report, what, pinned, all, truth);
-    }
-    if (report.compared() == before) {
-      throw Error(ErrorKind::kValue,
-                  fmt::format("{}: nothing to compare with: the file has no expected outputs", path));
-    }
+  try {
+    for (const std::string& path : options.cases) check_case(report, path, on, backends);
+  } catch (...) {
+    if (report.compared() > 0) report.print();
+    throw;
   }
   report.print();
   return report.failed() ? kComparisonFailed : kSuccess;

@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdio>
 #include <new>
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/escape.h"
 
 namespace flashmla::cli {
 namespace {
@@ -86,9 +86,8 @@ int dispatch(const CLI::App& app, const Options& options) {
   return bench(options.bench);
 }
 
-int fail(std::string message) {
-  std::replace(message.begin(), message.end(), '\n', ' ');
-  std::fprintf(stderr, "flashmla: %s\n", message.c_str());
+int fail(const std::string& message) {
+  std::fprintf(stderr, "flashmla: %s\n", escaped(message).c_str());
   return kWrongUse;
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "cases/case.h"
+#include "cases/output_file.h"
 #include "cli/backends.h"
 #include "cli/commands.h"
 #include "flashmla/error.h"
@@ -28,6 +29,7 @@ int make(const MakeOptions& options) {
   if (shapes.size() != 1) {
     throw Error(ErrorKind::kValue, "make takes one number a flag: a list of them is a sweep, for bench");
   }
+  cases::require_writable(options.out);
   cases::Case what = random_case(options.operation, shapes.front(), Purpose::kMake, options.seed);
   if (!options.no_expected) add_expected(what);
   cases::write_case(options.out, what);

@@ -578,6 +578,14 @@ std::string to_string(const std::string& operation, const Shape& shape) {
   return text;
 }
 
+Shape smallest_like(Shape shape) {
+  shape.batch = shape.s_q = shape.seqlen = 1;
+  shape.page = std::min<std::int64_t>(shape.page, 64);
+  shape.topk = std::min<std::int64_t>(shape.topk, 1);
+  shape.extra_topk = std::min<std::int64_t>(shape.extra_topk, 1);
+  return shape;
+}
+
 double memory_needed(const std::string& operation, const Shape& shape) {
   return operation_named(operation, Purpose::kMake).bytes(shape);
 }

@@ -71,6 +71,9 @@ std::string to_string(const std::string& operation, const Shape& shape);
 /// Bytes of the tensors of a case of this shape and of its outputs, within a few percent.
 double memory_needed(const std::string& operation, const Shape& shape);
 
+/// A shape with as little data as can be that the same kernels take: one token of one sequence.
+Shape smallest_like(Shape shape);
+
 /// A random case of this shape. The forward pass of mha_backward comes from the reference for `make` and
 /// from the fastest kernel for `bench`.
 cases::Case random_case(const std::string& operation, const Shape& shape, Purpose purpose,

@@ -21,6 +21,8 @@ class Table {
   /// One cell a column.
   void add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 
+  bool empty() const { return rows_.empty(); }
+
   void print(std::FILE* file = stdout) const;
 
  private:

@@ -128,8 +128,84 @@ TEST(WrongUse, OutputThatCannotBeWritten) {
                  "/proc/x: cannot");
 }
 
+TEST(WrongUse, AnOutputThatCannotBeWrittenIsFoundBeforeAnythingIsRead) {
+  expect_refused({"run", "nowhere.safetensors", "-o", "/nowhere/x"}, "/nowhere/x: cannot");
+}
+
+TEST(WrongUse, CasesOfTheSameNameForOneFolder) {
+  const std::filesystem::path folder = fresh_folder();
+  std::filesystem::create_directory(folder / "a");
+  const std::filesystem::path copy = folder / "a" / "quantize_v32.safetensors";
+  std::filesystem::copy_file(golden("quantize_v32"), copy);
+  expect_refused({"run", golden("quantize_v32"), copy, "-o", folder / "out"}, "would both be");
+  EXPECT_FALSE(std::filesystem::exists(folder / "out"));
+}
+
+/// A header without data.
+std::string header_only(const std::string& json) {
+  std::string bytes(8, '\0');
+  bytes[0] = static_cast<char>(json.size());
+  return bytes + json;
+}
+
+TEST(WrongUse, TheFileIsNamedOnce) {
+  const std::string path = fresh_folder() / "wrong.safetensors";
+  const cases::Case right = cases::read_case(golden("dense_decode_two_kv_heads"));
+  cases::Case unknown = right;
+  unknown.metadata["causal"] = "perhaps";
+  cases::Case incomplete = right;
+  incomplete.tensors.erase("q");
+  cases::Case misshapen = right;
+  misshapen.tensors["cache_seqlens"] = cases::Tensor(DataType::kI32, {3});
+  std::vector<std::string> files;
+  for (const cases::Case& what : {unknown, incomplete, misshapen}) {
+    cases::write_case(path, what);
+    files.push_back(read_bytes(path));
+  }
+  // No JSON, no operation, and sizes that no memory holds.
+  files.push_back(header_only("{"));
+  files.push_back(header_only("{}"));
+  files.push_back(header_only(
+      R"({"__metadata__":{"op":"append_kv"},"rope":{"dtype":"U8","shape":[4611686018427387904,4,0],)"
+      R"("data_offsets":[0,0]}})"));
+  for (const std::string& bytes : files) {
+    write_bytes(path, bytes);
+    for (const char* command : {"run", "check"}) {
+      const std::string text = run_tool({command, path}).err;
+      EXPECT_NE(text.find(path), std::string::npos) << text;
+      EXPECT_EQ(text.find(path), text.rfind(path)) << text;
+    }
+  }
+}
+
+TEST(WrongUse, ControlCharactersOfAFileNameAreEscaped) {
+  for (const char* command : {"run", "check"}) {
+    expect_refused({command, "a\x1b[2J\nb"}, "a\\x1b[2J\\x0ab: cannot be opened");
+  }
+}
+
+TEST(WrongUse, AFileAfterRightOnesDoesNotLoseTheirResults) {
+  for (const char* command : {"run", "check"}) {
+    const Outcome outcome = run_tool({command, golden("quantize_v32"), "nowhere.safetensors"});
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_NE(outcome.out.find("quantize_v32"), std::string::npos) << outcome.out;
+    EXPECT_NE(outcome.err.find("nowhere.safetensors"), std::string::npos) << outcome.err;
+  }
+}
+
+// The second shape has heads that its kv heads do not divide.
+TEST(WrongUse, ASweepIsCheckedBeforeItIsMeasured) {
+  const std::filesystem::path folder = fresh_folder();
+  const std::string json = folder / "result.json";
+  expect_refused({"bench", "dense_decode", "--heads", "4,3", "--kv-heads", "2", "--json", json},
+                 "multiple of h_kv");
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+}
+
 TEST(WrongUse, ADeviceIsNotReplaced) {
   expect_refused({"run", golden("quantize_v32"), "-o", "/dev/null"}, "not a regular file");
+  expect_refused({"make", "merge_states", "-o", "/dev/null"}, "not a regular file");
+  expect_refused({"bench", "dense_decode", "--json", "/dev/null"}, "not a regular file");
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
 }
 
