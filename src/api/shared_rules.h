@@ -15,6 +15,7 @@
 #include "api/shapes.h"
 #include "flashmla/kv_format.h"
 #include "flashmla/tensor.h"
+#include "kv/formats.h"
 
 namespace flashmla {
 
@@ -111,9 +112,12 @@ inline KvFormat require_format(std::string_view operation, std::string_view name
                                std::int64_t d_qk) {
   const std::optional<KvFormat> format = kv_format_of(kv_cache);
   if (!format) {
-    fail(ErrorKind::kValue, operation, name, " rows must be ", *kv_row_size(KvFormat::kFp8V32, 576),
-         " bytes (fp8_v32) or ", *kv_row_size(KvFormat::kFp8Model1, 512), " bytes (fp8_model1), got ",
-         kv_cache.shape[3]);
+    std::string known;
+    Fp8Formats::any_of([&]<class Format>() {
+      known += text(known.empty() ? "" : " or ", Format::kRowBytes, " bytes (", Format::kName, ")");
+      return false;
+    });
+    fail(ErrorKind::kValue, operation, name, " rows must be ", known, ", got ", kv_cache.shape[3]);
   }
   const std::int64_t width = kv_row_width(*format, kv_cache.shape[3]);
   if (width != d_qk) {
