@@ -460,6 +460,13 @@ std::int64_t own_width(KvFormat format) {
   fail(fmt::format("{} has no known row width", name_of(format)));
 }
 
+/// Rows of 16-bit numbers that begin at multiples of 16 bytes.
+void require_aligned_rows(const OperationShape& operation, std::string_view flag, std::int64_t width) {
+  if (takes(operation, flag) && width % 8 != 0) {
+    fail(fmt::format("--{} must be a multiple of 8, got {}", flag, width));
+  }
+}
+
 /// Replaces the zeros that stand for another dimension.
 void resolve(const OperationShape& operation, Shape& shape) {
   if (std::find(operation.formats.begin(), operation.formats.end(), shape.format) ==
@@ -480,6 +487,8 @@ void resolve(const OperationShape& operation, Shape& shape) {
     fail(fmt::format("{} rows are {} wide, got --d-qk {}", name_of(shape.format), own_width(shape.format),
                      shape.d_qk));
   }
+  require_aligned_rows(operation, "d-qk", shape.d_qk);
+  require_aligned_rows(operation, "d-v", shape.d_v);
   if (takes(operation, "kv-heads") && is_fp8(shape.format) && shape.kv_heads != 1) {
     fail(fmt::format("{} caches have one kv head, got --kv-heads {}", name_of(shape.format), shape.kv_heads));
   }

@@ -37,16 +37,16 @@ struct Selection {
   double tokens = 0;
 };
 
-/// `indices` is `[queries.., topk]`, at most three dimensions; the leading one goes with `topk_length`.
-Selection selection(const TensorView& indices, const TensorView& topk_length, std::int64_t tokens) {
+/// Indices of the columns `j` of `[i, j, topk]`; `topk_length` goes with `i`.
+Selection selection_of(const TensorView& indices, std::int64_t first, std::int64_t last,
+                       const TensorView& topk_length, std::int64_t tokens) {
   Selection found;
-  if (!indices.given()) return found;
   std::vector<bool> named(static_cast<std::size_t>(tokens), false);
   const std::int64_t topk = indices.shape[2];
   for (std::int64_t i = 0; i < indices.shape[0]; ++i) {
     const std::int64_t length =
         topk_length.given() ? std::clamp<std::int64_t>(int_at(topk_length, i), 0, topk) : topk;
-    for (std::int64_t j = 0; j < indices.shape[1]; ++j) {
+    for (std::int64_t j = first; j < last; ++j) {
       const auto* row = indices.as<std::int32_t>() + i * indices.strides[0] + j * indices.strides[1];
       for (std::int64_t k = 0; k < length; ++k) {
         if (row[k] < 0 || row[k] >= tokens) continue;
@@ -57,6 +57,12 @@ Selection selection(const TensorView& indices, const TensorView& topk_length, st
   }
   found.tokens = static_cast<double>(std::count(named.begin(), named.end(), true));
   return found;
+}
+
+/// All columns name rows of the same cache.
+Selection selection(const TensorView& indices, const TensorView& topk_length, std::int64_t tokens) {
+  if (!indices.given()) return {};
+  return selection_of(indices, 0, indices.shape[1], topk_length, tokens);
 }
 
 /// Latent attention: a key and a value a pair of query row and token, for each query head.
@@ -88,12 +94,17 @@ Work work(const SparseDecode& op) {
           .bytes = (main.tokens + second.tokens) * static_cast<double>(cache.shape[2]) * row_bytes(cache)};
 }
 
-// Indices are per kv head here, and each serves that head's share of the query heads.
+// Indices are per kv head here: each head reads rows of its own, for its share of the query heads.
 Work work(const SparsePrefill& op) {
-  const auto kv_heads = static_cast<double>(op.kv.shape[1]);
-  const Selection found = selection(op.indices, op.topk_length, op.kv.shape[0]);
-  return {.flops = latent_flops(found.entries, op.q, op.out) / kv_heads,
-          .bytes = found.tokens * kv_heads * row_bytes(op.kv)};
+  const std::int64_t kv_heads = op.kv.shape[1];
+  Selection all;
+  for (std::int64_t head = 0; head < kv_heads; ++head) {
+    const Selection found = selection_of(op.indices, head, head + 1, op.topk_length, op.kv.shape[0]);
+    all.entries += found.entries;
+    all.tokens += found.tokens;
+  }
+  return {.flops = latent_flops(all.entries, op.q, op.out) / static_cast<double>(kv_heads),
+          .bytes = all.tokens * row_bytes(op.kv)};
 }
 
 template <class Op>

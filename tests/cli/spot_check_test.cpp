@@ -94,6 +94,17 @@ TEST_P(SpotCheck, FailsOnWrongOutputs) {
 INSTANTIATE_TEST_SUITE_P(All, SpotCheck, testing::ValuesIn(problems()),
                          [](const auto& parameter) { return parameter.param.name; });
 
+// Windows of a sequence shorter than one are the same, but for the head.
+TEST(SpotCheck, PlacesAreCountedOnce) {
+  const auto checked = [](const std::string& operation, const std::string& heads) {
+    const Ran ran({operation, operation, {{"batch", "1"}, {"seqlen", "40"}, {"heads", heads}}});
+    return cli::check_against_reference(ran.what, ran.steps.front(), kTiny);
+  };
+  EXPECT_EQ(checked("mha_forward", "1"), "40 rows in 1 place");
+  EXPECT_EQ(checked("mha_forward", "2"), "80 rows in 2 places");
+  EXPECT_EQ(checked("mha_backward", "1"), "d_q of 40 rows, d_k and d_v of 1 key");
+}
+
 // A part takes the last sequence and head along, where sizes that are cut wrongly show.
 TEST(SpotCheck, APartSeesTheLastElement) {
   Ran ran({"dense_decode", "dense_decode", {{"batch", "11"}, {"heads", "20"}}});
