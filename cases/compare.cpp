@@ -110,7 +110,10 @@ class Comparer {
       product_ += a * r;
       actual_norm_ += a * a;
       expected_norm_ += r * r;
-      result_.max_error = std::max(result_.max_error, error);
+      if (error > result_.max_error || result_.max_error_position.empty()) {
+        result_.max_error = error;
+        result_.max_error_position.assign(index.begin(), index.end());
+      }
       if (tolerance_.exact) {
         ratio = equal ? 0 : kInfinity;
       } else if (error > 0) {

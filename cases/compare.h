@@ -28,8 +28,10 @@ const Tolerance& tolerance_of(std::string_view operation, std::string_view outpu
 /// What compare found. Without elements everything passes.
 struct Comparison {
   bool passed = true;
-  /// Largest |actual - expected| among elements where both are finite, and where it is.
+  /// Largest |actual - expected| among elements where both are finite, and where it is; no position if there
+  /// are no such elements.
   double max_error = 0;
+  Index max_error_position;
   /// Largest error in units of what is allowed there: at most 1 if all finite elements pass. For exact
   /// outputs 0, or infinity if something differs.
   double max_ratio = 0;

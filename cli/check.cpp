@@ -26,8 +26,9 @@ class Report {
         cases::compare(result.operation, result.output, result.got.view(), expected);
     const std::string name = file_name(source);
     table_.add({name, backend, result.output, against, fmt::format("{:.2e}", found.max_error),
-                cases::to_string(found.position), fmt::format("{:.1e}", found.cosine_difference),
-                found.passed ? "ok" : "FAILED"});
+                cases::to_string(found.max_error_position),
+                found.position == found.max_error_position ? "" : cases::to_string(found.position),
+                fmt::format("{:.1e}", found.cosine_difference), found.passed ? "ok" : "FAILED"});
     ++compared_;
     if (!found.passed)
       failures_.push_back(fmt::format("{}: {}, {}: {}", name, backend, against, found.description));
@@ -53,6 +54,7 @@ class Report {
                 {"against"},
                 {"largest error", Align::kRight},
                 {"position"},
+                {"worst, if elsewhere"},
                 {"1 - cosine", Align::kRight},
                 {"result"}}};
   std::vector<std::string> failures_;
