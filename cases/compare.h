@@ -22,8 +22,9 @@ struct Tolerance {
 };
 
 /// The promised tolerance of one output: (`dense_decode`, `out`). Throws Error (kValue) for an output
-/// that no operation has.
-const Tolerance& tolerance_of(std::string_view operation, std::string_view output);
+/// that no operation has. `type` is that of the output: merge_states has a tolerance for each.
+const Tolerance& tolerance_of(std::string_view operation, std::string_view output,
+                              DataType type = DataType::kBf16);
 
 /// What compare found. Without elements everything passes.
 struct Comparison {

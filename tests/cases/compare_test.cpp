@@ -211,6 +211,21 @@ TEST(ToleranceOf, IsWhatIsPromised) {
   EXPECT_TRUE(tolerance_of("quantize_kv", "kv_cache").exact);
 }
 
+// The next number of a type is right, the one after it is not.
+TEST(ToleranceOf, MergedStatesAreRoundedOnce) {
+  for (const auto& [type, step] :
+       {std::pair{DataType::kBf16, 0x1p-7}, {DataType::kF16, 0x1p-10}, {DataType::kF32, 0x1p-17}}) {
+    Tensor expected(type, {1, 1, 1, 8});
+    for (std::int64_t i = 0; i < 8; ++i) expected.set({0, 0, 0, i}, 1);
+    for (const int steps : {1, 3}) {
+      Tensor actual = expected;
+      actual.set({0, 0, 0, 5}, 1 + steps * step);
+      EXPECT_EQ(compare("merge_states", "out", actual.view(), expected.view()).passed, steps == 1)
+          << name_of(type);
+    }
+  }
+}
+
 TEST(ToleranceOf, KnowsEveryOutput) {
   Operations::for_each([]<class Op>() {
     for (const auto& field : Op::fields().tensors) {
