@@ -9,7 +9,13 @@ namespace flashmla::test {
 namespace {
 
 TEST(Work, EachKvHeadOfSparsePrefillReadsItsOwnRows) {
-  cases::Case what = cases::make_sparse_prefill({.s_q = 3, .s_kv = 50, .h_q = 4, .h_kv = 2, .topk = 7}, 1);
+  cases::SparsePrefillKnobs knobs;
+  knobs.s_q = 3;
+  knobs.s_kv = 50;
+  knobs.h_q = 4;
+  knobs.h_kv = 2;
+  knobs.topk = 7;
+  cases::Case what = cases::make_sparse_prefill(knobs, 1);
   cases::Tensor& indices = what.tensors.at("indices");
   cases::for_each_index(
       indices.view(), [&](auto index) { cases::set_element(indices.view(), index, index[1] == 0 ? 5 : 9); });
