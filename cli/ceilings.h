@@ -13,10 +13,10 @@ struct DotPeak {
   std::string instruction;  ///< `vdpbf16ps`
 };
 
-/// The most that `threads` threads together reach with the best vector dot product of this machine, f32 FMA
-/// where there is none: independent accumulators in registers, nothing read from memory. Matrix units (AMX)
+/// The most that `threads` threads together reach with the faster of the vector dot products of this machine,
+/// bf16 pairs or f32 FMA: independent accumulators in registers, nothing read from memory. Matrix units (AMX)
 /// are not counted, as no kernel uses them. The rate that one in twenty rounds of the whole team exceeds.
-/// Takes half a second.
+/// Takes about a second.
 DotPeak measure_dot_peak(int threads);
 
 /// The buffer of the read rate on this machine: 1 GiB or twice the last-level cache, whichever is more, but
