@@ -170,13 +170,8 @@ struct Rounds {
   int team = 0;  ///< threads that there were
   std::vector<double> seconds;
 
-  /// A round that one in twenty beats: not the best one, which may be luck, and far from those that other
-  /// programs interrupted.
-  double quick() {
-    const auto place = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 20);
-    std::nth_element(seconds.begin(), place, seconds.end());
-    return *place;
-  }
+  /// The quickest one: on a busy machine most rounds are interrupted, and none can be too quick.
+  double quick() const { return *std::min_element(seconds.begin(), seconds.end()); }
 };
 
 /// Calls `work(thread, round)` on every thread of a team, round by round: all begin a round together, and it
@@ -217,7 +212,7 @@ std::int64_t iterations_of_a_round(const Vectors& vectors) {
   constexpr double kSeconds = 0.3e-3;
   constexpr std::int64_t kProbe = 4'000;
   const auto probe = [&](std::size_t, std::size_t) { dot_result = vectors.dot(kProbe); };
-  Rounds probes = team_rounds(1, 100, 0, probe);
+  const Rounds probes = team_rounds(1, 100, 0, probe);
   return std::max<std::int64_t>(1, std::llround(kSeconds / probes.quick() * kProbe));
 }
 
@@ -229,8 +224,8 @@ DotPeak measure_dot_product(const Vectors& vectors, int threads) {
   constexpr std::size_t kRounds = 200;
   constexpr double kSeconds = 0.5;
   const std::int64_t iterations = iterations_of_a_round(vectors);
-  Rounds rounds = team_rounds(threads, kRounds, kSeconds,
-                              [&](std::size_t, std::size_t) { dot_result = vectors.dot(iterations); });
+  const Rounds rounds = team_rounds(threads, kRounds, kSeconds,
+                                    [&](std::size_t, std::size_t) { dot_result = vectors.dot(iterations); });
   const double flops = vectors.flops_per_iteration * static_cast<double>(iterations) * rounds.team;
   return {.gflops = flops / rounds.quick() * 1e-9, .instruction = vectors.instruction};
 }
@@ -268,7 +263,7 @@ double measure_read_rate(int threads, std::size_t bytes) {
   // Each thread touches first what it reads later, so that the pages are in its memory.
   team_rounds(threads, pieces, 0,
               [&](std::size_t thread, std::size_t round) { std::fill_n(share_of(thread, round), share, 1); });
-  Rounds rounds =
+  const Rounds rounds =
       team_rounds(threads, kPasses * pieces, kSeconds, [&](std::size_t thread, std::size_t round) {
         const std::uint64_t* begin = share_of(thread, round);
         read_result = vectors.read(begin, begin + share);

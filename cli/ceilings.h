@@ -15,7 +15,7 @@ struct DotPeak {
 
 /// The most that `threads` threads together reach with the faster of the vector dot products of this machine,
 /// bf16 pairs or f32 FMA: independent accumulators in registers, nothing read from memory. Matrix units (AMX)
-/// are not counted, as no kernel uses them. The rate that one in twenty rounds of the whole team exceeds.
+/// are not counted, as no kernel uses them. The rate of the quickest round of the whole team.
 /// Takes about a second.
 DotPeak measure_dot_peak(int threads);
 
@@ -23,8 +23,8 @@ DotPeak measure_dot_peak(int threads);
 /// at most a quarter of the memory.
 std::size_t read_buffer_bytes(const Machine& machine);
 
-/// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size: the rate that one in
-/// twenty of its pieces exceeds in several passes. The buffer should be larger than the last-level cache.
+/// GB/s (10^9 bytes) at which `threads` threads together read a buffer of this size: the rate of the
+/// quickest of its pieces in several passes. The buffer should be larger than the last-level cache.
 /// Takes about a second.
 double measure_read_rate(int threads, std::size_t bytes);
 
