@@ -10,8 +10,6 @@
 namespace flashmla::cpu {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 /// f32, with the same bits for every NaN.
 float one_nan(double value) {
   return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(value);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "api/workspace.h"
 #include "cpu/engine.h"
@@ -9,6 +10,8 @@
 #include "flashmla/tensor.h"
 
 namespace flashmla::cpu {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// Up to kBlockTokens keys that exist, in order of their positions; 16-bit rows of one type.
 struct KeyBlock {

@@ -37,10 +37,11 @@ struct DecodeJob {
   std::int64_t rows_in_set() const { return rows() / std::max<std::int64_t>(sets, 1); }
 };
 
-DecodeJob job_of(const DenseDecode& op) {
+template <class Op>
+DecodeJob common_job(const Op& op) {
   const DecodeShape shape = shape_of(op);
   const std::int64_t parts = op.schedule.given() ? op.schedule.shape[0] : kCpuScheduleParts;
-  return {.operation = "dense_decode",
+  return {.operation = Op::fields().operation,
           .shape = shape,
           .q = op.q,
           .out = op.out,
@@ -49,26 +50,22 @@ DecodeJob job_of(const DenseDecode& op) {
           .schedule = op.schedule,
           .num_splits = op.num_splits,
           .softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk),
-          .causal = op.causal,
+          .causal = false,
           .sets = 1,
           .request = schedule_request(op, parts, kCpuScheduleTile)};
 }
 
+DecodeJob job_of(const DenseDecode& op) {
+  DecodeJob job = common_job(op);
+  job.causal = op.causal;
+  return job;
+}
+
 DecodeJob job_of(const SparseDecode& op) {
-  const DecodeShape shape = shape_of(op);
-  const std::int64_t parts = op.schedule.given() ? op.schedule.shape[0] : kCpuScheduleParts;
-  return {.operation = "sparse_decode",
-          .shape = shape,
-          .q = op.q,
-          .out = op.out,
-          .lse = op.lse,
-          .attn_sink = op.attn_sink,
-          .schedule = op.schedule,
-          .num_splits = op.num_splits,
-          .softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk),
-          .causal = false,
-          .sets = shape.s_q,
-          .request = schedule_request(op, parts, kCpuScheduleTile)};
+  DecodeJob job = common_job(op);
+  job.attn_sink = op.attn_sink;
+  job.sets = job.shape.s_q;
+  return job;
 }
 
 /// Rows of dequantized keys that a thread needs.

@@ -21,8 +21,6 @@
 namespace flashmla::cpu {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 /// Two rows that belong together: `(q, d_out)` of a query or `(k, v)` of a key.
 struct RowPair {
   const void* qk;
