@@ -57,7 +57,7 @@ struct Choice {
 
 /// The best engines from the one named `wanted` on; from the first one if nothing is wanted.
 Choice choose(std::string_view wanted) {
-  constexpr std::string_view kVariable = "FLASHMLA_INSTRUCTION_SET";
+  constexpr std::string_view kVariable = "FLASHMLA_CPU_ISA";
   bool found = wanted.empty();
   Choice choice;
   for (const auto& [name, engine] : candidates()) {
@@ -76,7 +76,7 @@ Choice choose(std::string_view wanted) {
 }
 
 const Choice& choice() {
-  const char* variable = std::getenv("FLASHMLA_INSTRUCTION_SET");
+  const char* variable = std::getenv("FLASHMLA_CPU_ISA");
   static const Choice chosen = choose(variable == nullptr ? "" : variable);
   return chosen;
 }

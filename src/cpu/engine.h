@@ -114,7 +114,7 @@ struct Engine {
 std::vector<const Engine*> engines();
 
 /// The engine for products of these 16-bit types on this machine: bf16 pairs where both are bf16 and the
-/// processor multiplies them, f32 otherwise. The environment variable FLASHMLA_INSTRUCTION_SET may name a
+/// processor multiplies them, f32 otherwise. The environment variable FLASHMLA_CPU_ISA may name a
 /// lesser one: it is how all engines are tested on one machine. Throws Error if it names none that can run.
 const Engine& engine_for(DataType a, DataType b);
 
