@@ -9,11 +9,6 @@
 #include "flashmla/error.h"
 
 namespace flashmla::cli {
-namespace {
-
-constexpr int kMostThreads = 1024;
-
-}  // namespace
 
 std::vector<std::string> backend_names() {
   std::vector<std::string> names;

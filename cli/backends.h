@@ -14,6 +14,8 @@ namespace flashmla::cli {
 
 inline constexpr std::string_view kReference = "reference";
 
+inline constexpr int kMostThreads = 1024;
+
 /// The backends of the kernel table, in its order.
 std::vector<std::string> backend_names();
 

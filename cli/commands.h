@@ -45,6 +45,7 @@ struct MakeOptions {
 
 struct BenchOptions {
   std::string operation;
+  std::string cases;  ///< a file of cases instead of an operation
   ShapeFlags shape;
   std::string json;  ///< empty: no file
   std::uint64_t seed = 0;

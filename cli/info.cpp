@@ -58,7 +58,10 @@ void print_text(const Machine& machine, const std::vector<KernelInfo>& table) {
   if (!machine.cpu_instruction_set.empty()) {
     fmt::print("instruction set: {}\n", machine.cpu_instruction_set);
   }
-  if (machine.has_amx_bf16) fmt::print("amx_bf16: yes, not used by any kernel\n");
+  if (machine.has_amx_bf16) {
+    const bool used = machine.cpu_instruction_set == "amx_bf16";
+    fmt::print("amx_bf16: yes, {}used by the cpu backend\n", used ? "" : "not ");
+  }
   for (const Backend& backend : backends(table)) {
     fmt::print("backend {}: {} of {} kernels available\n", backend.name, backend.available, backend.kernels);
   }

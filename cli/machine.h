@@ -12,7 +12,7 @@ struct Machine {
   int cores = 0;                             ///< hardware threads that this process may use
   std::uint64_t memory_bytes = 0;            ///< physical
   std::uint64_t last_level_cache_bytes = 0;  ///< that one core reaches; 0 if the system does not tell
-  bool has_amx_bf16 = false;                 ///< tiles that multiply bf16; no kernel uses them
+  bool has_amx_bf16 = false;                 ///< tiles that multiply bf16
   std::string cpu_instruction_set;           ///< what the `cpu` backend chose; empty without that backend
 };
 

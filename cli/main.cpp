@@ -20,7 +20,7 @@ void add_execution_flags(CLI::App& command, ExecutionOptions& on, const std::str
 void add_shape_flags(CLI::App& command, ShapeFlags& given) {
   for (const FlagDescription& flag : shape_flags()) {
     const std::string name = "--" + flag.name;
-    if (flag.is_switch) {
+    if (flag.kind == FlagKind::kSwitch) {
       command.add_flag_callback(name, [&given, flag] { given[flag.name] = "true"; }, flag.meaning);
     } else {
       command.add_option_function<std::string>(
@@ -68,8 +68,9 @@ void declare(CLI::App& app, Options& options) {
   make.footer(shape_help(Purpose::kMake));
 
   CLI::App& bench = *app.add_subcommand(
-      "bench", "Measure an operation; lists as in --seqlen 1024,4096 make one case for each combination");
-  bench.add_option("OP", options.bench.operation, "Operation")->required();
+      "bench", "Measure operations; lists as in --seqlen 1024,4096 make one case for each combination");
+  bench.add_option("OP", options.bench.operation, "Operation");
+  bench.add_option("--cases", options.bench.cases, "Instead of OP and its flags: a JSON file of cases");
   bench.add_option("--json", options.bench.json, "Also write the results to this file");
   bench.add_option("--seconds", options.bench.seconds, "Measuring time of each case, default 1");
   bench.add_option("--seed", options.bench.seed, "Seed of the inputs")->check(not_negative);

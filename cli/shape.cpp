@@ -27,6 +27,11 @@ struct Flag {
 
 constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
 
+FlagKind kind_of(std::int64_t Shape::*) { return FlagKind::kWhole; }
+FlagKind kind_of(double Shape::*) { return FlagKind::kNumber; }
+FlagKind kind_of(KvFormat Shape::*) { return FlagKind::kFormat; }
+FlagKind kind_of(bool Shape::*) { return FlagKind::kSwitch; }
+
 const std::vector<Flag>& flags() {
   static const std::vector<Flag> all = {
       {"batch", "sequences", &Shape::batch},
@@ -394,15 +399,16 @@ const std::vector<OperationShape>& operations() {
   return all;
 }
 
+/// mha is a pair of operations: a case may hold both, a measurement is of one.
+bool serves(const OperationShape& operation, Purpose purpose) {
+  return purpose == Purpose::kMake || operation.operation != "mha";
+}
+
 const OperationShape& operation_named(const std::string& name, Purpose purpose) {
-  std::vector<std::string_view> known;
   for (const OperationShape& operation : operations()) {
-    // mha is a pair of operations: a case may hold both, a measurement is of one.
-    if (purpose == Purpose::kBench && operation.operation == "mha") continue;
-    if (operation.operation == name) return operation;
-    known.push_back(operation.operation);
+    if (serves(operation, purpose) && operation.operation == name) return operation;
   }
-  fail(fmt::format("OP must be one of {}, got \"{}\"", fmt::join(known, ", "), name));
+  fail(fmt::format("OP must be one of {}, got \"{}\"", fmt::join(operation_names(purpose), ", "), name));
 }
 
 bool takes(const OperationShape& operation, std::string_view flag) {
@@ -511,12 +517,20 @@ void require_memory(const OperationShape& operation, const Shape& shape) {
 
 }  // namespace
 
+std::vector<std::string> operation_names(Purpose purpose) {
+  std::vector<std::string> names;
+  for (const OperationShape& operation : operations()) {
+    if (serves(operation, purpose)) names.emplace_back(operation.operation);
+  }
+  return names;
+}
+
 std::vector<FlagDescription> shape_flags() {
   std::vector<FlagDescription> all;
   for (const Flag& flag : flags()) {
     all.push_back({.name = std::string(flag.name),
                    .meaning = std::string(flag.meaning),
-                   .is_switch = std::holds_alternative<bool Shape::*>(flag.member)});
+                   .kind = std::visit([](auto member) { return kind_of(member); }, flag.member)});
   }
   return all;
 }
@@ -524,7 +538,7 @@ std::vector<FlagDescription> shape_flags() {
 std::string shape_help(Purpose purpose) {
   std::string help = "Shape flags of each OP, with their defaults:\n";
   for (const OperationShape& operation : operations()) {
-    if (purpose == Purpose::kBench && operation.operation == "mha") continue;
+    if (!serves(operation, purpose)) continue;
     const Shape& defaults = purpose == Purpose::kMake ? operation.make : operation.bench;
     help +=
         fmt::format("  {}: {}\n", operation.operation, to_string(std::string(operation.operation), defaults));

@@ -44,11 +44,16 @@ enum class Purpose { kMake, kBench };
 /// A flag as given on the command line: `--seqlen` and `1024,4096`; `true` for a switch.
 using ShapeFlags = std::map<std::string, std::string>;
 
+enum class FlagKind { kWhole, kNumber, kFormat, kSwitch };
+
 struct FlagDescription {
   std::string name;  ///< without dashes: `s-q`
   std::string meaning;
-  bool is_switch = false;
+  FlagKind kind = FlagKind::kWhole;
 };
+
+/// Every OP there is for that purpose.
+std::vector<std::string> operation_names(Purpose purpose);
 
 /// Every shape flag.
 std::vector<FlagDescription> shape_flags();

@@ -33,7 +33,7 @@ TEST(WrongUse, MissingArgument) {
   expect_refused({"run"}, "CASE is required");
   expect_refused({"check"}, "CASE is required");
   expect_refused({"make", "dense_decode"}, "--out is required");
-  expect_refused({"bench"}, "OP is required");
+  expect_refused({"bench"}, "OP is required, or --cases");
 }
 
 TEST(WrongUse, UnknownOperation) {
