@@ -78,6 +78,23 @@ cases::Tensor fresh_output(std::string_view name, const TensorView& view, const 
   return cases::Tensor(view.type, shape);
 }
 
+/// Every operation wants the last dimension without gaps, which a spread over lengths or heads has.
+template <class Op>
+std::vector<cases::Tensor> close_gaps(Op& op) {
+  std::vector<cases::Tensor> copies;
+  for (const TensorField<Op>& field : Op::fields().tensors) {
+    const auto* member = std::get_if<TensorView Op::*>(&field.member);
+    if (field.role == Role::kOutput || field.role == Role::kUpdate || member == nullptr) continue;
+    TensorView& view = op.**member;
+    if (!view.given() || view.strides[view.ndim - 1] == 1) continue;
+    const std::vector<std::int64_t> shape(view.shape.begin(), view.shape.begin() + view.ndim);
+    cases::Tensor& copy = copies.emplace_back(view.type, shape);
+    cases::copy_elements(view, copy.view());
+    view = copy.view();
+  }
+  return copies;
+}
+
 /// Runs `op`, whose outputs are views of what was computed, on the reference and compares.
 template <class Op>
 void compare(Op op, const cases::Case& before, const std::vector<std::string_view>& only = {}) {
@@ -93,6 +110,7 @@ void compare(Op op, const cases::Case& before, const std::vector<std::string_vie
     outputs.push_back({field.name, member, fresh_output(field.name, member, before)});
     member = outputs.back().reference.view();
   }
+  const std::vector<cases::Tensor> copies = close_gaps(op);
   Execution on;
   on.backend = kReference;
   cases::Tensor workspace(DataType::kU8, {static_cast<std::int64_t>(workspace_bytes(op, on))});

@@ -105,6 +105,20 @@ TEST(SpotCheck, PlacesAreCountedOnce) {
   EXPECT_EQ(checked("mha_backward", "1"), "d_q of 40 rows, d_k and d_v of 1 key");
 }
 
+// A part of several sequences and heads takes every n-th length, sink and statistic.
+TEST(SpotCheck, PartsMayBeSpreadOverEveryDimension) {
+  const auto checked = [](const std::string& operation, const cli::ShapeFlags& flags) {
+    const Ran ran({operation, operation, flags});
+    return cli::check_against_reference(ran.what, ran.steps.front(), {.flops = 3e6, .bytes = 1e5});
+  };
+  EXPECT_EQ(checked("dense_decode", {{"batch", "20"}, {"heads", "4"}, {"seqlen", "80"}}),
+            "2 of 4 heads of 8 of 20 sequences");
+  EXPECT_EQ(checked("sparse_decode", {{"batch", "20"}, {"heads", "9"}, {"topk", "40"}, {"sink", "true"}}),
+            "4 of 9 heads of 8 of 20 sequences");
+  EXPECT_EQ(checked("sparse_prefill", {{"s-q", "20"}, {"heads", "9"}, {"topk", "40"}, {"sink", "true"}}),
+            "4 of 9 heads of 8 of 20 queries");
+}
+
 // A part takes the last sequence and head along, where sizes that are cut wrongly show.
 TEST(SpotCheck, APartSeesTheLastElement) {
   Ran ran({"dense_decode", "dense_decode", {{"batch", "11"}, {"heads", "20"}}});
