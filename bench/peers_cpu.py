@@ -1,7 +1,7 @@
 """Measures flashmla on a CPU beside what else a user could install for the same work.
 
-In every round `flashmla bench` measures a shape, and after it each peer, with the same number of threads. Peers
-are checked against float64 first. All run warm: they find the inputs of the run before. Where the processor has
+In every round `flashmla bench` measures a shape, and after it each peer, with the same number of threads.
+Peers are checked against float64 first. All run warm: they find the inputs of the run before. Where there are
 AMX tiles, which flashmla does not use, peers run twice: as installed, and with AMX switched off.
 """
 
@@ -307,7 +307,7 @@ def draw_panel(panel: Any, case: dict[str, Any]) -> None:
     panel.invert_yaxis()
     panel.margins(x=0.12)
     panel.set_xlabel("GFLOP/s; dashed: roof without AMX")
-    panel.set_title(title(case, ["batch", "s_q", "heads", "seqlen", "topk", "format"]), fontsize=10)
+    panel.set_title(title(case, ["batch", "s_q", "heads", "seqlen", "topk"]), fontsize=10)
 
 
 def slug(cpu: str) -> str:
