@@ -19,32 +19,30 @@ float one_nan(double value) {
 
 PartialState PartialState::take(Workspace& workspace, std::int64_t rows, std::int64_t d_v) {
   PartialState state;
-  state.columns = ValueSum::columns_of(d_v);
+  state.stride = ValueSum::stride_of(d_v);
   const auto count = static_cast<std::size_t>(rows);
-  state.sums = workspace.take<float>(count * static_cast<std::size_t>(state.columns));
+  state.sums = workspace.take<float>(count * static_cast<std::size_t>(state.stride));
   state.max = workspace.take<float>(count);
   state.sum = workspace.take<float>(count);
   return state;
 }
 
 void copy_state(const PartialState& from, const PartialState& into, std::int64_t rows) {
-  std::copy_n(from.sums, rows * from.columns, into.sums);
+  std::copy_n(from.sums, rows * from.stride, into.sums);
   std::copy_n(from.max, rows, into.max);
   std::copy_n(from.sum, rows, into.sum);
 }
 
-void merge_state(const PartialState& from, const PartialState& into, std::int64_t rows) {
+void merge_state(const Engine& engine, const PartialState& from, const PartialState& into,
+                 std::int64_t rows) {
   for (std::int64_t row = 0; row < rows; ++row) {
     const bool from_is_max = from.max[row] >= into.max[row] || std::isnan(from.max[row]);
     const float max = from_is_max ? from.max[row] : into.max[row];
     if (max == -kInfinity) continue;  // neither has seen anything
     const float from_factor = std::exp2(from.max[row] - max);
     const float into_factor = std::exp2(into.max[row] - max);
-    const float* source = from.sums + row * from.columns;
-    float* target = into.sums + row * into.columns;
-    for (std::int64_t i = 0; i < into.columns; ++i) {
-      target[i] = target[i] * into_factor + source[i] * from_factor;
-    }
+    engine.blend(into.sums + row * into.stride, into_factor, from.sums + row * from.stride, from_factor,
+                 static_cast<int>(into.stride));
     into.sum[row] = into.sum[row] * into_factor + from.sum[row] * from_factor;
     into.max[row] = max;
   }
@@ -62,7 +60,7 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
   const double max_logit = state.max[row] * std::numbers::ln2;
   const double lse = max_logit + std::log(static_cast<double>(sum));
   const double share = to.sink != nullptr ? 1 / (1 + std::exp(*to.sink - lse)) : 1;
-  engine.narrow(state.sums + row * state.columns, static_cast<float>(share / sum), static_cast<int>(d_v),
+  engine.narrow(state.sums + row * state.stride, static_cast<float>(share / sum), static_cast<int>(d_v),
                 to.type, to.out);
   *to.lse = one_nan(lse);
   if (to.max_logit != nullptr) *to.max_logit = one_nan(max_logit);
@@ -78,13 +76,10 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
       scale_log2_(static_cast<float>(softmax_scale * std::numbers::log2e)),
       values_are_keys_(latent && engine_->pack == 1),
       value_sum_(workspace, *engine_, key_type, static_cast<int>(d_v)) {
-  const auto pack = static_cast<std::size_t>(engine_->pack);
-  const auto width = static_cast<std::size_t>(d_qk);
-  queries_ = workspace.take<Unit>(width / pack * kMaxRows);
-  // Behind the last key, columns up to the next column tile are read: they end up in no result.
-  key_scratch_ = workspace.take<float>(pack == 1 ? width * kBlockTokens + kColumnTile : 0);
-  scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
-  weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
+  block_.capacity = engine_->block_tokens;
+  queries_ = workspace.take<Unit>(panel_size(*engine_, d_qk_));
+  key_scratch_ = workspace.take<float>(engine_->token_scratch(d_qk_));
+  scores_ = workspace.take<float>(score_block_size(*engine_));
   correction_ = workspace.take<float>(kMaxRows);
   limits_ = workspace.take<std::int32_t>(kMaxRows);
   state_ = PartialState::take(workspace, kMaxRows, d_v);
@@ -97,7 +92,7 @@ void Attention::begin(const void* const* queries, int count) {
   engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
   std::fill_n(state_.max, rows_, -kInfinity);
   std::fill_n(state_.sum, rows_, 0.0f);
-  std::fill_n(state_.sums, count * state_.columns, 0.0f);
+  std::fill_n(state_.sums, count * state_.stride, 0.0f);
 }
 
 /// Tokens of the block that each row sees; false if every row sees all.
@@ -108,52 +103,55 @@ bool Attention::set_limits(const std::int64_t* bounds) {
   for (int row = 0; row < count_; ++row) {
     limits_[row] = static_cast<std::int32_t>(std::lower_bound(positions, end, bounds[row]) - positions);
   }
-  std::fill(limits_ + count_, limits_ + rows_, block_.count);
+  std::fill(limits_ + count_, limits_ + rows_, limits_[count_ - 1]);
   return true;
 }
 
 /// Adds the first `tokens` values, weighted, to rows `[first, last)`.
 void Attention::accumulate_rows(int first, int last, int tokens, const float* correction) {
-  if (!values_are_keys_) {
-    value_sum_.add(weights_, block_.values, tokens, d_v_, {rows_, first, last, correction, state_.sums});
-    return;
+  const ValueSum::Target to = {first, last, limited_ ? limits_ : nullptr, correction, state_.sums};
+  if (values_are_keys_) {
+    value_sum_.add_units(scores_, key_scratch_, d_qk_, tokens, d_v_, to);
+  } else {
+    value_sum_.add(scores_, tokens, d_v_, to);
   }
-  engine_->accumulate({.factors = weights_,
-                       .rows = rows_,
-                       .first_row = first,
-                       .last_row = last,
-                       .tokens = tokens,
-                       .values = key_scratch_,
-                       .stride = d_qk_,
-                       .correction = correction,
-                       .sums = state_.sums,
-                       .columns = state_.columns});
 }
 
 void Attention::attend_block(const std::int64_t* bounds) {
-  const bool limited = set_limits(bounds);
-  engine_->key_rows(block_.keys, key_type_, block_.count, d_qk_, key_scratch_, key_units_);
-  engine_->scores(queries_, rows_, key_units_, block_.count, d_qk_ / engine_->pack, scores_);
+  limited_ = set_limits(bounds);
+  const std::int32_t* limits = limited_ ? limits_ : nullptr;
+  // Values first: rows are best fetched from memory one after the other.
+  if (!values_are_keys_) value_sum_.load(block_.values, block_.count, d_v_);
+  engine_->token_units(block_.keys, key_type_, block_.count, d_qk_, key_scratch_, key_units_);
+  engine_->scores({.panel = queries_,
+                   .rows = rows_,
+                   .tokens = key_units_,
+                   .count = block_.count,
+                   .width = d_qk_,
+                   .limits = limits,
+                   .scratch = key_scratch_,
+                   .scores = scores_});
   engine_->softmax({.tokens = block_.count,
                     .rows = rows_,
-                    .scores = scores_,
                     .scale_log2 = scale_log2_,
-                    .limits = limited ? limits_ : nullptr,
+                    .limits = limits,
+                    .scores = scores_,
                     .max = state_.max,
                     .sum = state_.sum,
-                    .correction = correction_,
-                    .weights = weights_});
+                    .correction = correction_});
   const float* correction = started_ ? correction_ : nullptr;
   started_ = true;
   // What no row sees is not in the block; what some row must not see is multiplied with a zero weight there,
   // unless that would not be zero.
-  const int seen_by_all = limited ? limits_[0] : block_.count;
+  const int seen_by_all = limited_ ? limits_[0] : block_.count;
   if (value_sum_.all_finite(block_.values + seen_by_all, block_.count - seen_by_all, d_v_)) {
     accumulate_rows(0, count_, block_.count, correction);
     return;
   }
   for (int first = 0, last = 0; first < count_; first = last) {
     while (last < count_ && limits_[last] == limits_[first]) ++last;
+    // The panel has no more tokens than are seen: what pads it must not be multiplied either.
+    if (!values_are_keys_) value_sum_.load(block_.values, limits_[first], d_v_);
     accumulate_rows(first, last, limits_[first], correction);
   }
 }

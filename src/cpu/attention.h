@@ -13,33 +13,34 @@ namespace flashmla::cpu {
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// Up to kBlockTokens keys that exist, in order of their positions; 16-bit rows of one type.
+/// Up to `capacity` keys that exist, in order of their positions; 16-bit rows of one type.
 struct KeyBlock {
+  int capacity = 0;
   int count = 0;
-  const void* keys[kBlockTokens];
-  const void* values[kBlockTokens];
-  std::int64_t positions[kBlockTokens];
+  const void* keys[kMaxBlockTokens];
+  const void* values[kMaxBlockTokens];
+  std::int64_t positions[kMaxBlockTokens];
 };
 
 /// What the rows of a block have seen so far. `sums[row]` is the sum of 2^(logit - max) * value, not yet
 /// divided by `sum`; logits have base 2.
 struct PartialState {
-  float* sums = nullptr;  ///< `[rows][columns]`
+  float* sums = nullptr;  ///< `[rows][stride]`
   float* max = nullptr;   ///< `[rows]`
   float* sum = nullptr;   ///< `[rows]`
-  std::int64_t columns = 0;
+  std::int64_t stride = 0;
 
   static PartialState take(Workspace& workspace, std::int64_t rows, std::int64_t d_v);
 
   /// The state of the rows from `row` on.
-  PartialState from(std::int64_t row) const { return {sums + row * columns, max + row, sum + row, columns}; }
+  PartialState from(std::int64_t row) const { return {sums + row * stride, max + row, sum + row, stride}; }
 };
 
 /// `into = from`, for `rows` rows.
 void copy_state(const PartialState& from, const PartialState& into, std::int64_t rows);
 
 /// Adds what `from` has seen to `into`; the bits depend on the order of merges alone.
-void merge_state(const PartialState& from, const PartialState& into, std::int64_t rows);
+void merge_state(const Engine& engine, const PartialState& from, const PartialState& into, std::int64_t rows);
 
 /// Where one row's result goes.
 struct RowOutput {
@@ -89,13 +90,13 @@ class Attention {
   int count_ = 0;
   std::int64_t rows_ = 0;
   bool started_ = false;
+  bool limited_ = false;  ///< whether some row does not see the whole block
   KeyBlock block_;
-  const Unit* key_units_[kBlockTokens];
+  const Unit* key_units_[kMaxBlockTokens];
   Unit* queries_;
   float* key_scratch_;
   ValueSum value_sum_;
   float* scores_;
-  float* weights_;
   float* correction_;
   std::int32_t* limits_;
   PartialState state_;

@@ -71,7 +71,7 @@ DecodeJob job_of(const SparseDecode& op) {
 /// Rows of dequantized keys that a thread needs.
 std::size_t dequantized_values(const DenseDecode&) { return 0; }
 std::size_t dequantized_values(const SparseDecode& op) {
-  return op.kv_cache.type == DataType::kU8 ? static_cast<std::size_t>(op.q.shape[3]) * kBlockTokens : 0;
+  return op.kv_cache.type == DataType::kU8 ? static_cast<std::size_t>(op.q.shape[3]) * kMaxBlockTokens : 0;
 }
 
 /// A thread's buffers.
@@ -234,7 +234,7 @@ class DecodeRun {
     if (split.number == 0) {
       copy_state(attention.state(), all, block.count);
     } else {
-      merge_state(attention.state(), all, block.count);
+      merge_state(attention.engine(), attention.state(), all, block.count);
     }
     if (split.number == splits - 1) write(split.seq, block, attention, all);
     merged.store(static_cast<std::int32_t>(split.number + 1), std::memory_order_release);

@@ -1,6 +1,12 @@
 // Chooses the engine for this machine.
 #include "cpu/engine.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <string_view>
@@ -37,14 +43,33 @@ bool processor_has_avx512_bf16() {
 #endif
 }
 
+/// Tiles are state that a process must ask the system for, once.
+bool processor_has_amx_bf16() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kAmxBf16AndTile = 1u << 22 | 1u << 24;  // CPUID leaf 7, EDX
+  constexpr long kRequestPermission = 0x1023;                // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;                             // XFEATURE_XTILEDATA
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  return processor_has_avx512_bf16() && (edx & kAmxBf16AndTile) == kAmxBf16AndTile &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 /// Every engine's name and whether this processor can run it, best first.
 struct Candidate {
   std::string_view name;
   const Engine* engine;
 };
 
-std::array<Candidate, 4> candidates() {
-  return {Candidate{"avx512_bf16", processor_has_avx512_bf16() ? kAvx512Bf16Engine : nullptr},
+std::array<Candidate, 5> candidates() {
+  return {Candidate{"amx_bf16", processor_has_amx_bf16() ? kAmxBf16Engine : nullptr},
+          Candidate{"avx512_bf16", processor_has_avx512_bf16() ? kAvx512Bf16Engine : nullptr},
           Candidate{"avx512", processor_has_avx512() ? kAvx512Engine : nullptr},
           Candidate{"avx2", processor_has_avx2() ? kAvx2Engine : nullptr},
           Candidate{"portable", kPortableEngine}};
@@ -70,7 +95,8 @@ Choice choose(std::string_view wanted) {
     if (choice.f32 == nullptr && engine->pack == 1) choice.f32 = engine;
   }
   if (!found) {
-    fail(ErrorKind::kValue, kVariable, "must be avx512_bf16, avx512, avx2 or portable, got \"", wanted, "\"");
+    fail(ErrorKind::kValue, kVariable, "must be amx_bf16, avx512_bf16, avx512, avx2 or portable, got \"",
+         wanted, "\"");
   }
   return choice;
 }

@@ -8,84 +8,103 @@
 
 namespace flashmla::cpu {
 
-/// Keys (or, in the backward pass, queries) that are handled together: one block of scores is
-/// `kBlockTokens x kMaxRows` floats, 32 KiB, about a first-level cache.
-inline constexpr int kBlockTokens = 64;
+/// Most keys (or, in the backward pass, queries) that an engine handles together.
+inline constexpr int kMaxBlockTokens = 256;
 
 /// Rows (query tokens times heads) that share a block of keys.
 inline constexpr int kMaxRows = 128;
 
-/// Columns of an accumulator row are padded to a multiple of this.
+/// Columns that are summed up are padded to a multiple of this.
 inline constexpr int kColumnTile = 64;
 
 /// The unit of a score's sum: four bytes that hold `pack` numbers, two bf16 or one f32.
 using Unit = std::uint32_t;
 
+inline constexpr int kPanelSteps = 16;
+
+/// `scores[token][row] = <row, token>`. A *score block* holds a number for each token and row; `lanes` rows
+/// stand together: `[rows / lanes][block_tokens][lanes]`.
+struct ScoreWork {
+  const Unit* panel;           ///< the rows, from pack_rows
+  std::int64_t rows;           ///< a multiple of Engine::lanes
+  const Unit* const* tokens;   ///< from token_units
+  int count;                   ///< tokens
+  int width;                   ///< numbers in a row
+  const std::int32_t* limits;  ///< `[rows]`, never falling: tokens that a row needs; null: all
+  float* scratch;              ///< token_scratch(width) floats, those that token_units used
+  float* scores;               ///< score block, out; undefined where no row of a group needs a token
+};
+
 struct SoftmaxBlock {
   int tokens;                  ///< keys in this block
-  std::int64_t rows;           ///< row count of the panels, a multiple of Engine::lanes
-  const float* scores;         ///< `[tokens][rows]`, not scaled
+  std::int64_t rows;           ///< a multiple of Engine::lanes
   float scale_log2;            ///< softmax_scale * log2(e)
-  const std::int32_t* limits;  ///< `[rows]`: keys of the block that a row sees; null: all
+  const std::int32_t* limits;  ///< `[rows]`, never falling: keys that a row sees; null: all
+  float* scores;               ///< score block; in: not scaled, out: 2^(logit - max), zero if not seen
   float* max;                  ///< `[rows]`, in and out: largest logit so far, base 2; -inf at first
   float* sum;                  ///< `[rows]`, in and out: sum of 2^(logit - max)
   float* correction;           ///< `[rows]`, out: factor for what was accumulated before
-  float* weights;              ///< `[tokens][rows]`, out: 2^(logit - max)
 };
 
 /// Statistics of the softmax are per query: per row where rows are queries, per token where tokens are.
 struct GradientBlock {
   int tokens;
   std::int64_t rows;
-  const float* scores;     ///< `[tokens][rows]`: <q, k>
-  const float* d_weights;  ///< `[tokens][rows]`: <d_out, v>
   float softmax_scale;
   const float* lse_log2;          ///< lse * log2(e) of each query
   const float* delta;             ///< <d_out, out> of each query
   const std::int32_t* first_row;  ///< `[tokens]`: a token and the rows `[first_row, last_row)` see each
   const std::int32_t* last_row;   ///< other
-  float* weights;                 ///< `[tokens][rows]`, out: P
-  float* d_scores;                ///< `[tokens][rows]`, out: softmax_scale * P * (d_weights - delta)
+  float* scores;                  ///< score block; in: <q, k>, out: P
+  float* d_weights;  ///< score block; in: <d_out, v>, out: softmax_scale * P * (d_weights - delta)
 };
 
 /// `sums[row][column] = sums[row][column] * correction[row] + sum over tokens of factors[token][row] *
-/// values[token][column]`, for rows `[first_row, last_row)`. In f32: a bf16 factor would be off by up to
-/// 2^-9, which shows wherever few keys, or many equal ones, carry the weight.
+/// values[token][column]`, for rows `[first_row, last_row)`. Factors count with 16 bits at least: a bf16
+/// factor would be off by up to 2^-9, which shows wherever few keys, or many equal ones, carry the weight.
 struct Accumulation {
-  const float* factors;  ///< `[tokens][rows]`
-  std::int64_t rows;
+  const float* factors;  ///< score block
   int first_row;
   int last_row;
   int tokens;
-  const float* values;  ///< `[tokens][stride]`
+  const std::int32_t* limits;  ///< `[last_row]`, never falling: factors behind are zero; null: no such
+  const void* values;          ///< from value_panel; or f32 units, where `pack` is 1
+  std::int64_t value_stride;   ///< numbers in a row of `values`
+  std::int64_t columns;        ///< a multiple of kColumnTile
+  const float* correction;     ///< `[rows]`; null: the sums start at zero
+  float* scratch;              ///< factor_scratch floats
+  float* sums;                 ///< `[rows][stride]`
   std::int64_t stride;
-  const float* correction;  ///< `[rows]`; null: the sums start at zero
-  float* sums;              ///< `[rows][columns]`
-  std::int64_t columns;     ///< a multiple of kColumnTile
 };
 
 /// One way to multiply. All row pointers name rows of 16-bit numbers of type bf16 or f16.
 struct Engine {
   const char* instruction_set;
-  int pack;   ///< numbers in a unit
-  int lanes;  ///< rows of a panel are padded to a multiple of this
+  int pack;                    ///< numbers in a unit
+  int lanes;                   ///< rows that stand together
+  int block_tokens;            ///< tokens of a score block, at most kMaxBlockTokens
+  std::size_t factor_scratch;  ///< floats that accumulate needs
 
-  /// Transposes `count` rows of `width` numbers into a panel `[width / pack][rows]`, zeros behind.
+  /// Floats that token_units and scores need for tokens of this width.
+  std::size_t (*token_scratch)(int width);
+
+  /// Floats that a value panel of this many columns takes.
+  std::size_t (*value_panel_size)(std::int64_t columns);
+
+  /// Transposes `count` rows of `width` numbers into a panel `[rows / lanes][steps][lanes]`, zeros behind;
+  /// steps are width / pack, padded to a multiple of kPanelSteps.
   void (*pack_rows)(const void* const* source, DataType type, int count, int width, std::int64_t rows,
                     Unit* panel);
 
-  /// Makes rows readable as units: `units[i]` is row i as `[width / pack]`. Uses `scratch`
-  /// `[count][width]` floats if the engine has to convert.
-  void (*key_rows)(const void* const* source, DataType type, int count, int width, float* scratch,
-                   const Unit** units);
+  /// Makes tokens readable as units: `units[i]` is token i as `[width / pack]`.
+  void (*token_units)(const void* const* source, DataType type, int count, int width, float* scratch,
+                      const Unit** units);
 
-  /// Rows as f32 `[count][stride]`, zeros behind `width`.
-  void (*value_panel)(const void* const* source, DataType type, int count, int width, std::int64_t stride,
-                      float* panel);
+  /// Tokens as the values of an Accumulation, zeros behind `width`.
+  void (*value_panel)(const void* const* source, DataType type, int count, int width, std::int64_t columns,
+                      void* panel);
 
-  /// `scores[token][row] = sum over steps of panel[step][row] * tokens[token][step]`.
-  void (*scores)(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count, int steps,
-                 float* scores);
+  void (*scores)(const ScoreWork& work);
 
   void (*softmax)(const SoftmaxBlock& block);
 
@@ -93,6 +112,9 @@ struct Engine {
   void (*gradient_of_key_rows)(const GradientBlock& block);
 
   void (*accumulate)(const Accumulation& work);
+
+  /// `target = target * target_factor + source * source_factor`.
+  void (*blend)(float* target, float target_factor, const float* source, float source_factor, int count);
 
   /// Whether a 16-bit row holds neither infinity nor NaN.
   bool (*all_finite)(const void* source, DataType type, int count);
@@ -119,6 +141,7 @@ std::vector<const Engine*> engines();
 const Engine& engine_for(DataType a, DataType b);
 
 // One per instruction set; null where the library was built for another architecture.
+extern const Engine* const kAmxBf16Engine;
 extern const Engine* const kAvx512Bf16Engine;
 extern const Engine* const kAvx512Engine;
 extern const Engine* const kAvx2Engine;

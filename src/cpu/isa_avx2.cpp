@@ -16,6 +16,7 @@ struct Avx2 {
   using U16 = std::uint16_t __attribute__((vector_size(16)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+  static F32 max(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
   static F32 widen_f16(U16 from) { return (F32)_mm256_cvtph_ps((__m128i)from); }
   static U16 narrow_f16(F32 from) { return (U16)_mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT); }
 };

@@ -16,12 +16,23 @@ struct Avx512 {
 
   static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
+  static F32 max(F32 a, F32 b) { return (F32)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
+
   // The zero-masked forms: the plain ones of gcc 12 warn of an uninitialized vector.
   static F32 widen_f16(U16 from) { return (F32)_mm512_maskz_cvtph_ps(0xffff, (__m256i)from); }
   static U16 narrow_f16(F32 from) {
     return (U16)_mm512_maskz_cvtps_ph(0xffff, (__m512)from, _MM_FROUND_TO_NEAREST_INT);
   }
 };
+
+#if defined(__AVX512BF16__)
+struct Avx512Bf16 : Avx512 {
+  /// vdpbf16ps: both products of a pair onto one f32 sum.
+  static F32 dot(F32 sum, I32 a, I32 b) {
+    return (F32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+};
+#endif
 
 }  // namespace
 }  // namespace flashmla::cpu

@@ -12,6 +12,7 @@ struct Portable {
   using U16 = std::uint16_t __attribute__((vector_size(8)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
+  static F32 max(F32 a, F32 b) { return a > b ? a : b; }
 
   static F32 widen_f16(U16 from) {
     const I32 bits = __builtin_convertvector(from, I32);

@@ -28,10 +28,10 @@ class PagedKeys {
 
   bool next(KeyBlock& block) {
     block.count = 0;
-    while (position_ < end_ && block.count < kBlockTokens) {
+    while (position_ < end_ && block.count < block.capacity) {
       const std::int64_t row = position_ % cache_.page;
       const std::int64_t run = std::min(
-          {cache_.page - row, end_ - position_, static_cast<std::int64_t>(kBlockTokens - block.count)});
+          {cache_.page - row, end_ - position_, static_cast<std::int64_t>(block.capacity - block.count)});
       const std::int64_t index = blocks_[position_ / cache_.page * block_stride_];
       if (index >= 0 && index < cache_.blocks) {
         for (std::int64_t i = 0; i < run; ++i) {
@@ -67,7 +67,7 @@ class SelectedKeys {
                std::int64_t end)
       : selections_{first, second}, head_(head), position_(begin), end_(end) {}
 
-  /// Where rows of an FP8 cache are dequantized to: `[kBlockTokens][width]`.
+  /// Where rows of an FP8 cache are dequantized to: `[Engine::block_tokens][width]`.
   void dequantize_with(const Engine& engine, KvFormat format, std::uint16_t* rows, std::int64_t width) {
     engine_ = &engine;
     format_ = format;
@@ -78,7 +78,7 @@ class SelectedKeys {
   bool next(KeyBlock& block) {
     block.count = 0;
     const std::int64_t first_count = selections_[0].count;
-    for (; position_ < end_ && block.count < kBlockTokens; ++position_) {
+    for (; position_ < end_ && block.count < block.capacity; ++position_) {
       const bool in_first = position_ < first_count;
       const Selection& selection = selections_[in_first ? 0 : 1];
       const std::int64_t index = selection.indices[in_first ? position_ : position_ - first_count];
@@ -125,7 +125,7 @@ class PackedKeys {
         end_(end) {}
 
   bool next(KeyBlock& block) {
-    block.count = static_cast<int>(std::clamp<std::int64_t>(end_ - position_, 0, kBlockTokens));
+    block.count = static_cast<int>(std::clamp<std::int64_t>(end_ - position_, 0, block.capacity));
     for (int i = 0; i < block.count; ++i, ++position_) {
       block.keys[i] = keys_ + position_ * key_stride_;
       block.values[i] = values_ + position_ * value_stride_;

@@ -30,14 +30,12 @@ struct RowPair {
 /// Tokens of the other side, with the rows `[first_row, last_row)` that each of them meets.
 struct TokenBlock {
   int count = 0;
-  const void* qk[kBlockTokens];
-  const void* vo[kBlockTokens];
-  std::int32_t first_row[kBlockTokens];
-  std::int32_t last_row[kBlockTokens];
-  float lse_log2[kBlockTokens];  ///< where tokens are queries
-  float delta[kBlockTokens];
-
-  bool full() const { return count == kBlockTokens; }
+  const void* qk[kMaxBlockTokens];
+  const void* vo[kMaxBlockTokens];
+  std::int32_t first_row[kMaxBlockTokens];
+  std::int32_t last_row[kMaxBlockTokens];
+  float lse_log2[kMaxBlockTokens];  ///< where tokens are queries
+  float delta[kMaxBlockTokens];
 
   void add(const RowPair& pair, std::int64_t first, std::int64_t last) {
     qk[count] = pair.qk;
@@ -59,22 +57,18 @@ class GradientRows {
         softmax_scale_(static_cast<float>(softmax_scale)),
         side_(rows),
         value_sum_(workspace, *engine_, type, std::max(d_qk_, d_v_)) {
-    const auto pack = static_cast<std::size_t>(engine_->pack);
-    const std::size_t columns_qk = static_cast<std::size_t>(ValueSum::columns_of(d_qk_));
-    const std::size_t columns_v = static_cast<std::size_t>(ValueSum::columns_of(d_v_));
-    panel_qk_ = workspace.take<Unit>(kMaxRows * static_cast<std::size_t>(d_qk_) / pack);
-    panel_vo_ = workspace.take<Unit>(kMaxRows * static_cast<std::size_t>(d_v_) / pack);
-    scratch_ =
-        workspace.take<float>(pack == 1 ? kBlockTokens * static_cast<std::size_t>(std::max(d_qk_, d_v_)) : 0);
-    scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
-    d_weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
-    weights_ = workspace.take<float>(kBlockTokens * kMaxRows);
-    d_scores_ = workspace.take<float>(kBlockTokens * kMaxRows);
+    const std::size_t stride_qk = static_cast<std::size_t>(ValueSum::stride_of(d_qk_));
+    const std::size_t stride_v = static_cast<std::size_t>(ValueSum::stride_of(d_v_));
+    panel_qk_ = workspace.take<Unit>(panel_size(*engine_, d_qk_));
+    panel_vo_ = workspace.take<Unit>(panel_size(*engine_, d_v_));
+    scratch_ = workspace.take<float>(engine_->token_scratch(std::max(d_qk_, d_v_)));
+    weights_ = workspace.take<float>(score_block_size(*engine_));
+    d_scores_ = workspace.take<float>(score_block_size(*engine_));
     lse_log2_ = workspace.take<float>(kMaxRows);
     delta_ = workspace.take<float>(kMaxRows);
     ones_ = workspace.take<float>(kMaxRows);
-    sums_qk_ = workspace.take<float>(kMaxRows * columns_qk);
-    sums_v_ = workspace.take<float>(side_ == Side::kKeys ? kMaxRows * columns_v : 0);
+    sums_qk_ = workspace.take<float>(kMaxRows * stride_qk);
+    sums_v_ = workspace.take<float>(side_ == Side::kKeys ? kMaxRows * stride_v : 0);
   }
 
   void begin(const void* const* qk, const void* const* vo, int count) {
@@ -85,8 +79,8 @@ class GradientRows {
     std::fill_n(ones_, kMaxRows, 1.0f);
     std::fill_n(lse_log2_, kMaxRows, 0.0f);
     std::fill_n(delta_, kMaxRows, 0.0f);
-    std::fill_n(sums_qk_, count * ValueSum::columns_of(d_qk_), 0.0f);
-    if (side_ == Side::kKeys) std::fill_n(sums_v_, count * ValueSum::columns_of(d_v_), 0.0f);
+    std::fill_n(sums_qk_, count * ValueSum::stride_of(d_qk_), 0.0f);
+    if (side_ == Side::kKeys) std::fill_n(sums_v_, count * ValueSum::stride_of(d_v_), 0.0f);
   }
 
   /// Statistics of a row, where rows are queries.
@@ -94,6 +88,8 @@ class GradientRows {
     lse_log2_[row] = lse * std::numbers::log2e_v<float>;
     delta_[row] = delta;
   }
+
+  bool full(const TokenBlock& block) const { return block.count == engine_->block_tokens; }
 
   void add(const TokenBlock& block) {
     multiply(block);
@@ -113,34 +109,42 @@ class GradientRows {
   }
 
   void write_qk(int row, void* out) const {
-    engine_->narrow(sums_qk_ + row * ValueSum::columns_of(d_qk_), 1.0f, d_qk_, type_, out);
+    engine_->narrow(sums_qk_ + row * ValueSum::stride_of(d_qk_), 1.0f, d_qk_, type_, out);
   }
 
   void write_v(int row, void* out) const {
-    engine_->narrow(sums_v_ + row * ValueSum::columns_of(d_v_), 1.0f, d_v_, type_, out);
+    engine_->narrow(sums_v_ + row * ValueSum::stride_of(d_v_), 1.0f, d_v_, type_, out);
   }
 
  private:
   /// Weights and gradients of the scores of a block.
   void multiply(const TokenBlock& block) {
-    const Unit* units[kBlockTokens];
-    engine_->key_rows(block.qk, type_, block.count, d_qk_, scratch_, units);
-    engine_->scores(panel_qk_, rows_, units, block.count, d_qk_ / engine_->pack, scores_);
-    engine_->key_rows(block.vo, type_, block.count, d_v_, scratch_, units);
-    engine_->scores(panel_vo_, rows_, units, block.count, d_v_ / engine_->pack, d_weights_);
+    multiply(panel_qk_, block.qk, block.count, d_qk_, weights_);
+    multiply(panel_vo_, block.vo, block.count, d_v_, d_scores_);
     const bool rows_are_queries = side_ == Side::kQueries;
     const auto gradient = rows_are_queries ? engine_->gradient_of_query_rows : engine_->gradient_of_key_rows;
     gradient({.tokens = block.count,
               .rows = rows_,
-              .scores = scores_,
-              .d_weights = d_weights_,
               .softmax_scale = softmax_scale_,
               .lse_log2 = rows_are_queries ? lse_log2_ : block.lse_log2,
               .delta = rows_are_queries ? delta_ : block.delta,
               .first_row = block.first_row,
               .last_row = block.last_row,
-              .weights = weights_,
-              .d_scores = d_scores_});
+              .scores = weights_,
+              .d_weights = d_scores_});
+  }
+
+  void multiply(const Unit* panel, const void* const* tokens, int count, int width, float* products) {
+    const Unit* units[kMaxBlockTokens];
+    engine_->token_units(tokens, type_, count, width, scratch_, units);
+    engine_->scores({.panel = panel,
+                     .rows = rows_,
+                     .tokens = units,
+                     .count = count,
+                     .width = width,
+                     .limits = nullptr,
+                     .scratch = scratch_,
+                     .scores = products});
   }
 
   bool all_finite(const TokenBlock& block) const {
@@ -156,9 +160,11 @@ class GradientRows {
   }
 
   void accumulate(const TokenBlock& block, int first_row, int last_row) {
-    value_sum_.add(d_scores_, block.qk, block.count, d_qk_, {rows_, first_row, last_row, ones_, sums_qk_});
+    value_sum_.load(block.qk, block.count, d_qk_);
+    value_sum_.add(d_scores_, block.count, d_qk_, {first_row, last_row, nullptr, ones_, sums_qk_});
     if (side_ == Side::kQueries) return;
-    value_sum_.add(weights_, block.vo, block.count, d_v_, {rows_, first_row, last_row, ones_, sums_v_});
+    value_sum_.load(block.vo, block.count, d_v_);
+    value_sum_.add(weights_, block.count, d_v_, {first_row, last_row, nullptr, ones_, sums_v_});
   }
 
   const Engine* engine_;
@@ -173,9 +179,7 @@ class GradientRows {
   Unit* panel_qk_;
   Unit* panel_vo_;
   float* scratch_;
-  float* scores_;
-  float* d_weights_;
-  float* weights_;
+  float* weights_;  ///< score blocks: before, products of rows and tokens
   float* d_scores_;
   float* lse_log2_;
   float* delta_;
@@ -191,16 +195,23 @@ class DotProduct {
       : engine_(&engine_for(type, type)),
         type_(type),
         width_(static_cast<int>(width)),
-        panel_(workspace.take<Unit>(static_cast<std::size_t>(width / engine_->pack * engine_->lanes))),
-        scratch_(workspace.take<float>(static_cast<std::size_t>(width))),
-        scores_(workspace.take<float>(static_cast<std::size_t>(engine_->lanes))) {}
+        panel_(workspace.take<Unit>(panel_size(*engine_, width_))),
+        scratch_(workspace.take<float>(engine_->token_scratch(width_))),
+        product_(workspace.take<float>(score_block_size(*engine_))) {}
 
   float operator()(const void* a, const void* b) const {
     const Unit* units = nullptr;
     engine_->pack_rows(&a, type_, 1, width_, engine_->lanes, panel_);
-    engine_->key_rows(&b, type_, 1, width_, scratch_, &units);
-    engine_->scores(panel_, engine_->lanes, &units, 1, width_ / engine_->pack, scores_);
-    return scores_[0];
+    engine_->token_units(&b, type_, 1, width_, scratch_, &units);
+    engine_->scores({.panel = panel_,
+                     .rows = engine_->lanes,
+                     .tokens = &units,
+                     .count = 1,
+                     .width = width_,
+                     .limits = nullptr,
+                     .scratch = scratch_,
+                     .scores = product_});
+    return product_[0];
   }
 
  private:
@@ -209,7 +220,7 @@ class DotProduct {
   int width_;
   Unit* panel_;
   float* scratch_;
-  float* scores_;
+  float* product_;
 };
 
 /// The operation, its sizes, and `delta [total_q, h_q]`.
@@ -291,7 +302,7 @@ void key_gradients(const BackwardJob& job, const PackedBlock& block, GradientRow
       tokens.lse_log2[tokens.count] = lse * std::numbers::log2e_v<float>;
       tokens.delta[tokens.count] = job.delta_of(q, head);
       tokens.add(job.query(q, head), 0, seen);
-      if (tokens.full()) {
+      if (rows.full(tokens)) {
         rows.add(tokens);
         tokens.count = 0;
       }
@@ -325,7 +336,7 @@ void query_gradients(const BackwardJob& job, const PackedBlock& block, GradientR
     const std::int64_t first =
         std::max(sequence.query_begin(k, job.op.causal) - block.begin, std::int64_t{0});
     tokens.add(job.key(k, block.head / job.shape.group()), first, count);
-    if (tokens.full()) {
+    if (rows.full(tokens)) {
       rows.add(tokens);
       tokens.count = 0;
     }

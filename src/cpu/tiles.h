@@ -4,12 +4,13 @@
 //
 // A file provides `Vector`:
 //   kLanes; F32, I32, U16 (GCC vectors of kLanes elements); fma(a, b, c) = a * b + c with one rounding;
-//   widen_f16(U16) -> F32; narrow_f16(F32) -> U16.
+//   max(a, b): b if one is NaN; widen_f16(U16) -> F32; narrow_f16(F32) -> U16.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "cpu/engine.h"
 
@@ -45,26 +46,25 @@ struct Math {
   using I32 = typename V::I32;
   using U16 = typename V::U16;
 
-  static F32 all(float value) { return F32{} + value; }
+  /// Zero is taken away, as adding it would change -0 and cost an addition.
+  static F32 all(float value) { return value - F32{}; }
 
   /// NaN if one of both is.
   static F32 max(F32 a, F32 b) { return (a >= b) | (a != a) ? a : b; }
 
   /// 2^x for x <= 128, relative error below 2e-7; zero below 2^-126, NaN for NaN.
   static F32 exp2(F32 x) {
-    const F32 magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-    const F32 clamped = x > all(128.0f) ? all(128.0f) : x;
-    const F32 shifted = clamped + magic;
-    const F32 fraction = clamped - (shifted - magic);
-    F32 power = all(1.5403530e-4f);  // Taylor coefficients ln(2)^k / k!, fraction is in [-0.5, 0.5]
-    power = V::fma(power, fraction, all(1.3333558e-3f));
-    power = V::fma(power, fraction, all(9.6181291e-3f));
-    power = V::fma(power, fraction, all(5.5504109e-2f));
-    power = V::fma(power, fraction, all(2.4022651e-1f));
-    power = V::fma(power, fraction, all(6.9314718e-1f));
+    // 1.5 * 2^23 rounds to an integer in the low bits, to which 127 adds the bias of an exponent.
+    const F32 magic = all(12582912.0f + 127.0f);
+    const F32 shifted = x + magic;
+    const F32 fraction = x - (shifted - magic);
+    F32 power = all(1.3264727e-3f);  // minimax polynomial of 2^fraction on [-0.5, 0.5] that is 1 at 0
+    power = V::fma(power, fraction, all(9.6715130e-3f));
+    power = V::fma(power, fraction, all(5.5507336e-2f));
+    power = V::fma(power, fraction, all(2.4022242e-1f));
+    power = V::fma(power, fraction, all(6.9314700e-1f));
     power = V::fma(power, fraction, all(1.0f));
-    const I32 exponent = (bits_as<I32>(shifted) + 127) << 23;
-    const F32 result = power * bits_as<F32>(exponent);
+    const F32 result = power * bits_as<F32>(bits_as<I32>(shifted) << 23);
     return x < all(-126.0f) ? F32{} : result;
   }
 
@@ -135,13 +135,14 @@ struct F32Operand {
 template <class V>
 struct TileSizes {
   static constexpr bool kManyRegisters = V::kLanes >= 16;
-  static constexpr int kRowVectors = 2;                   // score tile
-  static constexpr int kTokens = kManyRegisters ? 8 : 4;  // score tile
-  static constexpr int kRows = kManyRegisters ? 4 : 2;    // value tile
-  static constexpr int kColumnVectors = 4;                // value tile
+  static constexpr int kRowVectors = 3;                               // score tile
+  static constexpr int kTokens = kManyRegisters ? 8 : 4;              // score tile
+  static constexpr int kTokensOfOneVector = kManyRegisters ? 12 : 8;  // score tile with one row vector
+  static constexpr int kRows = 4;                                     // value tile
+  static constexpr int kColumnVectors = kManyRegisters ? 4 : 2;       // value tile
 };
 
-template <class Operand>
+template <class Operand, int kTokensInBlock = 64>
 struct Tiles {
   using V = typename Operand::Vec;
   using M = Math<V>;
@@ -151,6 +152,10 @@ struct Tiles {
   using U16 = typename V::U16;
   static constexpr int kPack = Operand::kPack;
   static constexpr int kLanes = V::kLanes;
+  static constexpr int kGroupSize = kTokensInBlock * kLanes;  // floats of a row group in a score block
+  using Lanes = std::make_integer_sequence<int, kLanes>;
+  static_assert(kTokensInBlock <= kMaxBlockTokens);
+  static_assert(kPanelSteps % kLanes == 0);
   static_assert(kColumnTile % (Sizes::kColumnVectors * kLanes) == 0);
 
   // --- operands ---
@@ -195,25 +200,68 @@ struct Tiles {
     if (i < count) narrow_some(i, count - i);
   }
 
+  /// The units of a row from `step` on, as a vector; zeros behind `steps`.
+  static I32 units_of(const std::uint16_t* row, DataType type, int step, int steps) {
+    std::uint16_t tail[kLanes * kPack] = {};
+    const std::uint16_t* from = row + step * kPack;
+    if (step + kLanes > steps) {
+      for (int i = 0; i < (steps - step) * kPack; ++i) tail[i] = from[i];
+      from = tail;
+    }
+    if constexpr (kPack == 2) {
+      return load<I32>(from);
+    } else {
+      return bits_as<I32>(widen_vector(from, type));
+    }
+  }
+
+  template <int kFrom, int... kLane>
+  static I32 interleave(I32 a, I32 b, std::integer_sequence<int, kLane...>) {
+    return __builtin_shufflevector(a, b, (kFrom + kLane / 2 + kLane % 2 * kLanes)...);
+  }
+
+  /// Lane j of vector i becomes lane i of vector j.
+  static void transpose(I32 (&vectors)[kLanes]) {
+    for (int half = 1; half < kLanes; half *= 2) {
+      I32 shuffled[kLanes];
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes / 2; ++i) {
+        shuffled[2 * i] = interleave<0>(vectors[i], vectors[i + kLanes / 2], Lanes{});
+        shuffled[2 * i + 1] = interleave<kLanes / 2>(vectors[i], vectors[i + kLanes / 2], Lanes{});
+      }
+      __builtin_memcpy(vectors, shuffled, sizeof(shuffled));
+    }
+  }
+
   static void pack_rows(const void* const* source, DataType type, int count, int width, std::int64_t rows,
                         Unit* panel) {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const auto* row = i < count ? static_cast<const std::uint16_t*>(source[i]) : nullptr;
-      for (int column = 0; column < width; column += kLanes) {
-        const int lanes = width - column < kLanes ? width - column : kLanes;
-        float wide[kLanes] = {};
-        if (kPack == 1 && row != nullptr) widen(row + column, type, lanes, wide);
-        for (int at = 0; at < lanes; at += kPack) {
-          Unit unit = 0;
-          if (row != nullptr) unit = kPack == 1 ? bits_as<Unit>(wide[at]) : load<Unit>(row + column + at);
-          panel[(column + at) / kPack * rows + i] = unit;
+    const int steps = width / kPack;
+    const int padded = (steps + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
+    for (std::int64_t group = 0; group < rows; group += kLanes) {
+      for (int step = 0; step < padded; step += kLanes) {
+        I32 vectors[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          vectors[i] = group + i < count
+                           ? units_of(static_cast<const std::uint16_t*>(source[group + i]), type, step, steps)
+                           : I32{};
         }
+        transpose(vectors);
+        for (int i = 0; i < kLanes; ++i) store(panel + group * padded + (step + i) * kLanes, vectors[i]);
       }
     }
   }
 
-  static void key_rows(const void* const* source, DataType type, int count, int width, float* scratch,
-                       const Unit** units) {
+  static std::size_t token_scratch(int width) {
+    // Behind the last token, columns up to the next column tile are read: they end up in no result.
+    return kPack == 1 ? static_cast<std::size_t>(kTokensInBlock * width + kColumnTile) : 0;
+  }
+
+  static std::size_t value_panel_size(std::int64_t columns) {
+    return static_cast<std::size_t>(kTokensInBlock * columns);
+  }
+
+  static void token_units(const void* const* source, DataType type, int count, int width, float* scratch,
+                          const Unit** units) {
     for (int i = 0; i < count; ++i) {
       if constexpr (kPack == 2) {
         units[i] = static_cast<const Unit*>(source[i]);
@@ -225,25 +273,25 @@ struct Tiles {
     }
   }
 
-  static void value_panel(const void* const* source, DataType type, int count, int width, std::int64_t stride,
-                          float* panel) {
+  static void value_panel(const void* const* source, DataType type, int count, int width,
+                          std::int64_t columns, void* panel) {
     for (int i = 0; i < count; ++i) {
-      float* row = panel + i * stride;
+      float* row = static_cast<float*>(panel) + i * columns;
       widen(source[i], type, width, row);
-      for (std::int64_t column = width; column < stride; ++column) row[column] = 0;
+      for (std::int64_t column = width; column < columns; ++column) row[column] = 0;
     }
   }
 
   // --- products ---
 
   template <int kVectors, int kTokens>
-  static void score_tile(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int steps,
+  static void score_tile(const Unit* panel, std::int64_t panel_stride, const Unit* const* tokens, int steps,
                          float* scores) {
     F32 sums[kTokens][kVectors] = {};
     for (int step = 0; step < steps; ++step) {
       I32 row_units[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) row_units[v] = load<I32>(panel + step * rows + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) row_units[v] = load<I32>(panel + v * panel_stride + step * kLanes);
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
         const I32 token_unit = I32{} + static_cast<std::int32_t>(tokens[t][step]);
@@ -256,34 +304,44 @@ struct Tiles {
 #pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) store(scores + t * rows + v * kLanes, sums[t][v]);
+      for (int v = 0; v < kVectors; ++v) store(scores + v * kGroupSize + t * kLanes, sums[t][v]);
+    }
+  }
+
+  /// `kVectors` groups of rows, from row `row` on.
+  template <int kVectors>
+  static void score_groups(const ScoreWork& work, std::int64_t row) {
+    constexpr int kTokens = kVectors == 1 ? Sizes::kTokensOfOneVector : Sizes::kTokens;
+    const int steps = work.width / kPack;
+    const std::int64_t padded = (steps + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
+    const int count = work.limits == nullptr ? work.count : work.limits[row + kVectors * kLanes - 1];
+    const Unit* panel = work.panel + row * padded;
+    float* scores = work.scores + row * kTokensInBlock;
+    int t = 0;
+    for (; t + kTokens <= count; t += kTokens) {
+      score_tile<kVectors, kTokens>(panel, padded * kLanes, work.tokens + t, steps, scores + t * kLanes);
+    }
+    for (; t < count; ++t) {
+      score_tile<kVectors, 1>(panel, padded * kLanes, work.tokens + t, steps, scores + t * kLanes);
     }
   }
 
   template <int kVectors>
-  static void score_columns(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count,
-                            int steps, float* scores) {
-    int t = 0;
-    for (; t + Sizes::kTokens <= count; t += Sizes::kTokens) {
-      score_tile<kVectors, Sizes::kTokens>(panel, rows, tokens + t, steps, scores + t * rows);
-    }
-    for (; t < count; ++t) score_tile<kVectors, 1>(panel, rows, tokens + t, steps, scores + t * rows);
+  static void score_rows(const ScoreWork& work, std::int64_t row) {
+    for (; row + kVectors * kLanes <= work.rows; row += kVectors * kLanes) score_groups<kVectors>(work, row);
+    if constexpr (kVectors > 1) score_rows<kVectors - 1>(work, row);
   }
 
-  static void scores(const Unit* panel, std::int64_t rows, const Unit* const* tokens, int count, int steps,
-                     float* out) {
-    constexpr int kTileRows = Sizes::kRowVectors * kLanes;
-    std::int64_t row = 0;
-    for (; row + kTileRows <= rows; row += kTileRows) {
-      score_columns<Sizes::kRowVectors>(panel + row, rows, tokens, count, steps, out + row);
-    }
-    for (; row < rows; row += kLanes) score_columns<1>(panel + row, rows, tokens, count, steps, out + row);
-  }
+  static void scores(const ScoreWork& work) { score_rows<Sizes::kRowVectors>(work, 0); }
 
+  /// Rows `[row, row + kRows)` of one group.
   template <int kRows>
   static void value_tile(const Accumulation& work, int row, std::int64_t column) {
     constexpr int kVectors = Sizes::kColumnVectors;
-    float* out = work.sums + row * work.columns + column;
+    const float* factors = work.factors + row / kLanes * kGroupSize + row % kLanes;
+    const float* values = static_cast<const float*>(work.values) + column;
+    float* out = work.sums + row * work.stride + column;
+    const int tokens = work.limits == nullptr ? work.tokens : work.limits[row + kRows - 1];
     F32 sums[kRows][kVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -291,18 +349,18 @@ struct Tiles {
       for (int v = 0; v < kVectors; ++v) {
         sums[r][v] = work.correction == nullptr
                          ? F32{}
-                         : load<F32>(out + r * work.columns + v * kLanes) * M::all(work.correction[row + r]);
+                         : load<F32>(out + r * work.stride + v * kLanes) * M::all(work.correction[row + r]);
       }
     }
-    for (int token = 0; token < work.tokens; ++token) {
-      const float* factors = work.factors + token * work.rows + row;
-      const float* values = work.values + token * work.stride + column;
+    for (int token = 0; token < tokens; ++token) {
       F32 value[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) value[v] = load<F32>(values + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) {
+        value[v] = load<F32>(values + token * work.value_stride + v * kLanes);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const F32 factor = M::all(factors[r]);
+        const F32 factor = M::all(factors[token * kLanes + r]);
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sums[r][v] = V::fma(factor, value[v], sums[r][v]);
       }
@@ -310,42 +368,95 @@ struct Tiles {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) store(out + r * work.columns + v * kLanes, sums[r][v]);
+      for (int v = 0; v < kVectors; ++v) store(out + r * work.stride + v * kLanes, sums[r][v]);
     }
   }
 
   static void accumulate(const Accumulation& work) {
+    constexpr int kRows = Sizes::kRows;
+    static_assert(kLanes % kRows == 0);
     // Columns outside: the values of one column tile stay in the first-level cache for all rows.
     for (std::int64_t column = 0; column < work.columns; column += Sizes::kColumnVectors * kLanes) {
       int row = work.first_row;
-      for (; row + Sizes::kRows <= work.last_row; row += Sizes::kRows) {
-        value_tile<Sizes::kRows>(work, row, column);
-      }
+      for (; row % kRows != 0 && row < work.last_row; ++row) value_tile<1>(work, row, column);
+      for (; row + kRows <= work.last_row; row += kRows) value_tile<kRows>(work, row, column);
       for (; row < work.last_row; ++row) value_tile<1>(work, row, column);
     }
   }
 
+  static void blend(float* target, float target_factor, const float* source, float source_factor, int count) {
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      const F32 scaled = load<F32>(source + i) * M::all(source_factor);
+      store(target + i, V::fma(load<F32>(target + i), M::all(target_factor), scaled));
+    }
+    for (; i < count; ++i) target[i] = target[i] * target_factor + source[i] * source_factor;
+  }
+
   // --- softmax ---
 
+  /// Tokens `[0, all)` are seen by every row of a group, `[all, some)` by some rows, the rest by none.
+  struct SeenTokens {
+    I32 limit;
+    int all;
+    int some;
+
+    SeenTokens(const SoftmaxBlock& block, std::int64_t row)
+        : limit(block.limits != nullptr ? load<I32>(block.limits + row) : I32{} + block.tokens),
+          all(limit[0]),
+          some(limit[kLanes - 1]) {}
+
+    /// -inf where a row does not see the token.
+    F32 masked(int token, F32 logit) const { return I32{} + token < limit ? logit : M::all(-kInfinity); }
+  };
+
+  static F32 largest_logit(const float* scores, const SeenTokens& seen, F32 scale, F32 old_max) {
+    F32 max = old_max;
+    F32 check{};  // NaN where a score is not finite
+    for (int t = 0; t < seen.all; ++t) {
+      const F32 logit = load<F32>(scores + t * kLanes) * scale;
+      check = V::fma(logit, F32{}, check);
+      max = V::max(logit, max);
+    }
+    for (int t = seen.all; t < seen.some; ++t) {
+      const F32 logit = seen.masked(t, load<F32>(scores + t * kLanes) * scale);
+      check += logit;
+      max = V::max(logit, max);
+    }
+    if (!any_nan(check)) return max;
+    max = old_max;
+    for (int t = 0; t < seen.some; ++t) {
+      max = M::max(max, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
+    }
+    return max;
+  }
+
+  static bool any_nan(F32 values) {
+    const I32 nan = values != values;
+    std::int32_t any = 0;
+    for (int i = 0; i < kLanes; ++i) any |= nan[i];
+    return any != 0;
+  }
+
   static void softmax(const SoftmaxBlock& block) {
+    const F32 scale = M::all(block.scale_log2);
     for (std::int64_t row = 0; row < block.rows; row += kLanes) {
-      F32 logits[kBlockTokens];
-      const I32 limit = block.limits != nullptr ? load<I32>(block.limits + row) : I32{} + block.tokens;
+      float* scores = block.scores + row * kTokensInBlock;
+      const SeenTokens seen(block, row);
       const F32 old_max = load<F32>(block.max + row);
-      F32 max = old_max;
-      for (int t = 0; t < block.tokens; ++t) {
-        const F32 scaled = load<F32>(block.scores + t * block.rows + row) * M::all(block.scale_log2);
-        logits[t] = I32{} + t < limit ? scaled : M::all(-kInfinity);
-        max = M::max(max, logits[t]);
-      }
+      const F32 max = largest_logit(scores, seen, scale, old_max);
       const F32 base = max == M::all(-kInfinity) ? F32{} : max;  // a row that has seen nothing yet
       const F32 correction = M::exp2(old_max - base);
       F32 sum = load<F32>(block.sum + row) * correction;
-      for (int t = 0; t < block.tokens; ++t) {
-        const F32 weight = M::exp2(logits[t] - base);
+      const auto weigh = [&](int t, F32 logit) {
+        const F32 weight = M::exp2(logit - base);
         sum += weight;
-        store(block.weights + t * block.rows + row, weight);
-      }
+        store(scores + t * kLanes, weight);
+      };
+      int t = 0;
+      for (; t < seen.all; ++t) weigh(t, load<F32>(scores + t * kLanes) * scale);
+      for (; t < seen.some; ++t) weigh(t, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
+      for (; t < block.tokens; ++t) store(scores + t * kLanes, F32{});
       store(block.max + row, max);
       store(block.sum + row, sum);
       store(block.correction + row, correction);
@@ -361,16 +472,18 @@ struct Tiles {
     for (std::int64_t row = 0; row < block.rows; row += kLanes) {
       const I32 rows = lane + static_cast<std::int32_t>(row);
       for (int t = 0; t < block.tokens; ++t) {
-        const std::int64_t at = t * block.rows + row;
+        const std::int64_t at = row * kTokensInBlock + t * kLanes;
         const auto of_query = [&](const float* values) {
           return kRowsAreQueries ? load<F32>(values + row) : M::all(values[t]);
         };
         const F32 logit = load<F32>(block.scores + at) * scale_log2;
-        const F32 weight = M::exp2(logit - of_query(block.lse_log2));
+        const F32 exponent = logit - of_query(block.lse_log2);
+        // A logit is not larger than lse, but for rounding and for an lse that belongs to something else.
+        const F32 weight = M::exp2(exponent > M::all(128.0f) ? M::all(128.0f) : exponent);
         const F32 d_weight = load<F32>(block.d_weights + at) - of_query(block.delta);
         const I32 seen = (rows >= I32{} + block.first_row[t]) & (rows < I32{} + block.last_row[t]);
-        store(block.weights + at, seen ? weight : F32{});
-        store(block.d_scores + at, seen ? weight * d_weight * scale : F32{});
+        store(block.scores + at, seen ? weight : F32{});
+        store(block.d_weights + at, seen ? weight * d_weight * scale : F32{});
       }
     }
   }
@@ -405,14 +518,19 @@ struct Tiles {
     return {.instruction_set = name,
             .pack = kPack,
             .lanes = kLanes,
+            .block_tokens = kTokensInBlock,
+            .factor_scratch = 0,
+            .token_scratch = token_scratch,
+            .value_panel_size = value_panel_size,
             .pack_rows = pack_rows,
-            .key_rows = key_rows,
+            .token_units = token_units,
             .value_panel = value_panel,
             .scores = scores,
             .softmax = softmax,
             .gradient_of_query_rows = gradient<true>,
             .gradient_of_key_rows = gradient<false>,
             .accumulate = accumulate,
+            .blend = blend,
             .all_finite = all_finite,
             .widen = widen,
             .narrow = narrow,

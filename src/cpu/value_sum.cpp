@@ -8,27 +8,32 @@ namespace flashmla::cpu {
 ValueSum::ValueSum(Workspace& workspace, const Engine& engine, DataType type, int width)
     : engine_(&engine),
       type_(type),
-      panel_(workspace.take<float>(static_cast<std::size_t>(kBlockTokens * columns_of(width)))) {}
+      panel_(workspace.take<float>(engine.value_panel_size(columns_of(width)))),
+      scratch_(workspace.take<float>(engine.factor_scratch)) {}
 
 bool ValueSum::all_finite(const void* const* values, int count, int width) const {
   return std::all_of(values, values + count,
                      [&](const void* row) { return engine_->all_finite(row, type_, width); });
 }
 
-void ValueSum::add(const float* factors, const void* const* values, int count, int width,
-                   const Target& to) const {
-  const std::int64_t columns = columns_of(width);
-  engine_->value_panel(values, type_, count, width, columns, panel_);
+void ValueSum::load(const void* const* values, int count, int width) const {
+  engine_->value_panel(values, type_, count, width, columns_of(width), panel_);
+}
+
+void ValueSum::add_units(const float* factors, const float* values, std::int64_t value_stride, int count,
+                         int width, const Target& to) const {
   engine_->accumulate({.factors = factors,
-                       .rows = to.rows,
                        .first_row = to.first_row,
                        .last_row = to.last_row,
                        .tokens = count,
-                       .values = panel_,
-                       .stride = columns,
+                       .limits = to.limits,
+                       .values = values,
+                       .value_stride = value_stride,
+                       .columns = columns_of(width),
                        .correction = to.correction,
+                       .scratch = scratch_,
                        .sums = to.sums,
-                       .columns = columns});
+                       .stride = stride_of(width)});
 }
 
 }  // namespace flashmla::cpu

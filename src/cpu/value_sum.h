@@ -13,6 +13,16 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+/// Units of a panel of kMaxRows rows.
+inline std::size_t panel_size(const Engine& engine, int width) {
+  return static_cast<std::size_t>(round_up(width / engine.pack, kPanelSteps) * kMaxRows);
+}
+
+/// Floats of a score block of kMaxRows rows.
+inline std::size_t score_block_size(const Engine& engine) {
+  return static_cast<std::size_t>(engine.block_tokens) * kMaxRows;
+}
+
 class ValueSum {
  public:
   /// Rows of up to `width` numbers.
@@ -20,17 +30,30 @@ class ValueSum {
 
   static std::int64_t columns_of(std::int64_t width) { return round_up(width, kColumnTile); }
 
+  /// Floats from one row of sums to the next. Rows at a power of two would share few lines of a cache.
+  static std::int64_t stride_of(std::int64_t width) { return columns_of(width) + 16; }
+
   /// Rows of sums that get tokens of values.
   struct Target {
-    std::int64_t rows;  ///< row count of the factors
     int first_row;
     int last_row;
-    const float* correction;  ///< what the sums are multiplied with first; null: they start at zero
-    float* sums;              ///< `[rows][columns_of(width)]`
+    const std::int32_t* limits;  ///< as in Accumulation
+    const float* correction;     ///< what the sums are multiplied with first; null: they start at zero
+    float* sums;                 ///< `[rows][stride_of(width)]`
   };
 
-  /// Adds `factors[token][row] * values[token]` to rows `[first_row, last_row)`, for `count` tokens.
-  void add(const float* factors, const void* const* values, int count, int width, const Target& to) const;
+  /// Makes the panel of `count` values.
+  void load(const void* const* values, int count, int width) const;
+
+  /// Adds `factors[token][row] * values[token]` to rows `[first_row, last_row)`, for the `count` tokens of
+  /// the panel.
+  void add(const float* factors, int count, int width, const Target& to) const {
+    add_units(factors, panel_, columns_of(width), count, width, to);
+  }
+
+  /// The same for values that are f32 units already, `value_stride` numbers apart.
+  void add_units(const float* factors, const float* values, std::int64_t value_stride, int count, int width,
+                 const Target& to) const;
 
   bool all_finite(const void* const* values, int count, int width) const;
 
@@ -38,6 +61,7 @@ class ValueSum {
   const Engine* engine_;
   DataType type_;
   float* panel_;
+  float* scratch_;
 };
 
 }  // namespace flashmla::cpu

@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kv/float_types.h"
@@ -46,6 +47,60 @@ class EngineTest : public testing::TestWithParam<const Engine*> {
 
   std::int64_t padded(int rows) const {
     return (rows + engine().lanes - 1) / engine().lanes * engine().lanes;
+  }
+
+  /// A score block of this many rows.
+  std::vector<float> score_block(std::int64_t rows, float value = kInfinity) const {
+    return std::vector<float>(static_cast<std::size_t>(rows * engine().block_tokens), value);
+  }
+
+  /// Where a score block has a token and a row.
+  std::size_t at(int token, int row) const {
+    const int lanes = engine().lanes;
+    return static_cast<std::size_t>((row / lanes * engine().block_tokens + token) * lanes + row % lanes);
+  }
+
+  std::vector<float> scores_of(const Rows& rows, const Rows& keys, int tokens, int width,
+                               const std::int32_t* limits) {
+    const int count = static_cast<int>(rows.pointers.size());
+    const std::int64_t panel_rows = padded(count);
+    const int steps = (width / engine().pack + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
+    std::vector<Unit> panel(static_cast<std::size_t>(panel_rows * steps), 0xffffffff);
+    engine().pack_rows(rows.pointers.data(), DataType::kBf16, count, width, panel_rows, panel.data());
+    std::vector<float> scratch(engine().token_scratch(width), kInfinity);
+    std::vector<const Unit*> units(static_cast<std::size_t>(tokens));
+    engine().token_units(keys.pointers.data(), DataType::kBf16, tokens, width, scratch.data(), units.data());
+    std::vector<float> scores = score_block(panel_rows);
+    engine().scores({.panel = panel.data(),
+                     .rows = panel_rows,
+                     .tokens = units.data(),
+                     .count = tokens,
+                     .width = width,
+                     .limits = limits,
+                     .scratch = scratch.data(),
+                     .scores = scores.data()});
+    return scores;
+  }
+
+  /// Values of kColumnTile columns onto `sums`.
+  void accumulate(const std::vector<float>& factors, const Rows& values, int tokens, int first, int last,
+                  const std::int32_t* limits, const float* correction, std::vector<float>& sums) const {
+    std::vector<float> panel(engine().value_panel_size(kColumnTile), kInfinity);
+    engine().value_panel(values.pointers.data(), DataType::kBf16, tokens, kColumnTile, kColumnTile,
+                         panel.data());
+    std::vector<float> scratch(engine().factor_scratch, kInfinity);
+    engine().accumulate({.factors = factors.data(),
+                         .first_row = first,
+                         .last_row = last,
+                         .tokens = tokens,
+                         .limits = limits,
+                         .values = panel.data(),
+                         .value_stride = kColumnTile,
+                         .columns = kColumnTile,
+                         .correction = correction,
+                         .scratch = scratch.data(),
+                         .sums = sums.data(),
+                         .stride = kColumnTile});
   }
 
   std::mt19937 random_{1234};
@@ -151,87 +206,112 @@ TEST_P(EngineTest, AllFiniteFindsOneBadNumberAnywhere) {
 }
 
 TEST_P(EngineTest, ScoresAreDotProducts) {
-  constexpr int kWidth = 72;
-  for (const int count : {1, 3, 16, 33, 128}) {
-    for (const int tokens : {1, 5, 8, 13, 64}) {
-      const Rows rows = random_rows(count, kWidth);
-      const Rows keys = random_rows(tokens, kWidth);
-      const std::int64_t panel_rows = padded(count);
-      std::vector<Unit> panel(static_cast<std::size_t>(panel_rows * kWidth), 0xffffffff);
-      engine().pack_rows(rows.pointers.data(), DataType::kBf16, count, kWidth, panel_rows, panel.data());
-      std::vector<float> scratch(static_cast<std::size_t>(tokens * kWidth));
-      std::vector<const Unit*> units(static_cast<std::size_t>(tokens));
-      engine().key_rows(keys.pointers.data(), DataType::kBf16, tokens, kWidth, scratch.data(), units.data());
-      std::vector<float> scores(static_cast<std::size_t>(tokens * panel_rows), kInfinity);
-      engine().scores(panel.data(), panel_rows, units.data(), tokens, kWidth / engine().pack, scores.data());
-      for (int token = 0; token < tokens; ++token) {
-        for (int row = 0; row < panel_rows; ++row) {
-          double expected = 0;
-          for (int i = 0; i < kWidth && row < count; ++i) expected += rows.at(row, i) * keys.at(token, i);
-          ASSERT_NEAR(scores[static_cast<std::size_t>(token * panel_rows + row)], expected, 2e-5)
-              << "token " << token << ", row " << row;
+  for (const int width : {64, 72}) {
+    for (const int count : {1, 3, 16, 33, 128}) {
+      for (const int tokens : {1, 5, 8, 13, 16, 31, 64}) {
+        const Rows rows = random_rows(count, width);
+        const Rows keys = random_rows(tokens, width);
+        const std::vector<float> scores = scores_of(rows, keys, tokens, width, nullptr);
+        for (int token = 0; token < tokens; ++token) {
+          for (int row = 0; row < padded(count); ++row) {
+            double expected = 0;
+            for (int i = 0; i < width && row < count; ++i) expected += rows.at(row, i) * keys.at(token, i);
+            ASSERT_NEAR(scores[at(token, row)], expected, 2e-5)
+                << "width " << width << ", token " << token << ", row " << row;
+          }
         }
       }
     }
   }
 }
 
+TEST_P(EngineTest, ScoresDoNotDependOnWhereTokensLie) {
+  constexpr int kWidth = 64;
+  constexpr int kTokens = 48;
+  const Rows rows = random_rows(20, kWidth);
+  Rows keys = random_rows(kTokens, kWidth);
+  const std::vector<float> apart = scores_of(rows, keys, kTokens, kWidth, nullptr);
+  for (const int distance : {kWidth, 3 * kWidth, -2 * kWidth}) {
+    std::vector<std::uint16_t> cache(static_cast<std::size_t>(std::abs(distance) * kTokens), 0x7fc0);  // NaN
+    for (int token = 0; token < kTokens; ++token) {
+      const auto& bits = keys.bits[static_cast<std::size_t>(token)];
+      const int place = distance > 0 ? token : kTokens - 1 - token;
+      const auto to = cache.begin() + place * std::abs(distance);
+      std::copy(bits.begin(), bits.end(), to);
+      keys.pointers[static_cast<std::size_t>(token)] = &*to;
+    }
+    EXPECT_EQ(scores_of(rows, keys, kTokens, kWidth, nullptr), apart) << distance;
+  }
+}
+
+TEST_P(EngineTest, ScoresBelowTheLimitsAreComplete) {
+  constexpr int kWidth = 64;
+  constexpr int kTokens = 64;
+  const int count = 2 * engine().lanes + 3;
+  const Rows rows = random_rows(count, kWidth);
+  const Rows keys = random_rows(kTokens, kWidth);
+  std::vector<std::int32_t> limits(static_cast<std::size_t>(padded(count)));
+  for (std::size_t row = 0; row < limits.size(); ++row) {
+    limits[row] = std::min(static_cast<int>(row) * 2, kTokens);
+  }
+  const std::vector<float> all = scores_of(rows, keys, kTokens, kWidth, nullptr);
+  const std::vector<float> some = scores_of(rows, keys, kTokens, kWidth, limits.data());
+  for (int row = 0; row < count; ++row) {
+    for (int token = 0; token < limits[static_cast<std::size_t>(row)]; ++token) {
+      ASSERT_EQ(some[at(token, row)], all[at(token, row)]) << "token " << token << ", row " << row;
+    }
+  }
+}
+
 /// What softmax keeps of a block of rows.
 struct SoftmaxState {
-  std::vector<float> max, sum, correction, weights;
+  std::vector<float> max, sum, correction;
   explicit SoftmaxState(std::int64_t rows)
       : max(static_cast<std::size_t>(rows), -kInfinity),
         sum(static_cast<std::size_t>(rows), 0.0f),
-        correction(static_cast<std::size_t>(rows)),
-        weights(static_cast<std::size_t>(rows * kBlockTokens), kInfinity) {}
+        correction(static_cast<std::size_t>(rows)) {}
+
+  SoftmaxBlock block(int tokens, std::int64_t rows, double scale_log2, const std::int32_t* limits,
+                     float* scores) {
+    return {.tokens = tokens,
+            .rows = rows,
+            .scale_log2 = static_cast<float>(scale_log2),
+            .limits = limits,
+            .scores = scores,
+            .max = max.data(),
+            .sum = sum.data(),
+            .correction = correction.data()};
+  }
 };
 
 TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
-  constexpr int kRows = 21;
+  constexpr int kRows = 53;
   constexpr int kColumns = kColumnTile;
   static constexpr double kScaleLog2 = 1.5;
-  for (const int tokens : {1, 2, 7, 64}) {
+  for (const int tokens : {1, 2, 7, 33, 64}) {
     const std::int64_t rows = padded(kRows);
     SoftmaxState state(rows);
     std::vector<float> sums(static_cast<std::size_t>(rows) * kColumns, kInfinity);
     std::vector<std::vector<double>> logits(kRows), values;
     for (int block = 0; block < 3; ++block) {
-      std::vector<float> scores(static_cast<std::size_t>(tokens * rows));
-      for (float& score : scores) score = normal();
+      std::vector<float> scores = score_block(rows);
       std::vector<std::int32_t> limits(static_cast<std::size_t>(rows), tokens);
-      for (int row = 0; row < kRows; ++row) limits[static_cast<std::size_t>(row)] = row % (tokens + 1);
+      for (int row = 0; row < kRows; ++row)
+        limits[static_cast<std::size_t>(row)] = row * tokens / (kRows - 1);
       const Rows block_values = random_rows(tokens, kColumns);
       for (int token = 0; token < tokens; ++token) {
         values.emplace_back();
         for (int i = 0; i < kColumns; ++i) values.back().push_back(block_values.at(token, i));
+        for (int row = 0; row < rows; ++row) scores[at(token, row)] = normal();
         for (int row = 0; row < kRows; ++row) {
           const bool seen = token < limits[static_cast<std::size_t>(row)];
-          const double score = scores[static_cast<std::size_t>(token * rows + row)];
-          logits[static_cast<std::size_t>(row)].push_back(seen ? score * kScaleLog2 : -kInfinity);
+          logits[static_cast<std::size_t>(row)].push_back(seen ? scores[at(token, row)] * kScaleLog2
+                                                               : -kInfinity);
         }
       }
-      engine().softmax({.tokens = tokens,
-                        .rows = rows,
-                        .scores = scores.data(),
-                        .scale_log2 = static_cast<float>(kScaleLog2),
-                        .limits = limits.data(),
-                        .max = state.max.data(),
-                        .sum = state.sum.data(),
-                        .correction = state.correction.data(),
-                        .weights = state.weights.data()});
-      std::vector<float> panel(kBlockTokens * kColumns, kInfinity);
-      engine().value_panel(block_values.pointers.data(), DataType::kBf16, tokens, kColumns, kColumns,
-                           panel.data());
-      engine().accumulate({.factors = state.weights.data(),
-                           .rows = rows,
-                           .first_row = 0,
-                           .last_row = kRows,
-                           .tokens = tokens,
-                           .values = panel.data(),
-                           .stride = kColumns,
-                           .correction = block == 0 ? nullptr : state.correction.data(),
-                           .sums = sums.data(),
-                           .columns = kColumns});
+      engine().softmax(state.block(tokens, rows, kScaleLog2, limits.data(), scores.data()));
+      accumulate(scores, block_values, tokens, 0, kRows, limits.data(),
+                 block == 0 ? nullptr : state.correction.data(), sums);
     }
     for (std::size_t row = 0; row < kRows; ++row) {
       const double max = *std::max_element(logits[row].begin(), logits[row].end());
@@ -247,28 +327,93 @@ TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
         ASSERT_NEAR(state.max[row], max, 1e-5);
       }
       for (std::size_t i = 0; i < kColumns; ++i) {
-        ASSERT_NEAR(sums[row * kColumns + i] / std::max(sum, 1.0), mean[i] / std::max(sum, 1.0), 1e-5)
+        ASSERT_NEAR(sums[row * kColumns + i] / std::max(sum, 1.0), mean[i] / std::max(sum, 1.0), 1e-4)
             << tokens << " tokens, row " << row << ", column " << i;
       }
     }
   }
 }
 
-TEST_P(EngineTest, NanInAScoreMakesTheSumOfItsRowNan) {
-  SoftmaxState state(engine().lanes);
-  std::vector<float> scores(static_cast<std::size_t>(4 * engine().lanes), 1.0f);
-  scores[static_cast<std::size_t>(2 * engine().lanes + 1)] = std::nanf("");
-  engine().softmax({.tokens = 4,
-                    .rows = engine().lanes,
-                    .scores = scores.data(),
-                    .scale_log2 = 1.0f,
-                    .limits = nullptr,
-                    .max = state.max.data(),
-                    .sum = state.sum.data(),
-                    .correction = state.correction.data(),
-                    .weights = state.weights.data()});
+TEST_P(EngineTest, AccumulateLeavesOtherRowsAlone) {
+  constexpr int kTokens = 5;
+  const std::int64_t rows = padded(40);
+  const Rows values = random_rows(kTokens, kColumnTile);
+  const std::vector<float> ones(static_cast<std::size_t>(rows), 1.0f);
+  for (const auto& [first, last] : {std::pair{0, 1}, {3, 5}, {7, 33}, {16, 32}, {31, 40}}) {
+    const std::vector<float> factors = score_block(rows, 1.0f);
+    std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile), 7.0f);
+    accumulate(factors, values, kTokens, first, last, nullptr, ones.data(), sums);
+    for (int row = 0; row < rows; ++row) {
+      for (int i = 0; i < kColumnTile; ++i) {
+        double expected = 7;
+        for (int t = 0; t < kTokens && row >= first && row < last; ++t) expected += values.at(t, i);
+        ASSERT_NEAR(sums[static_cast<std::size_t>(row * kColumnTile + i)], expected, 1e-4)
+            << "rows " << first << " to " << last << ", row " << row;
+      }
+    }
+  }
+}
+
+TEST_P(EngineTest, FactorsCountWithSixteenBits) {
+  const std::int64_t rows = engine().lanes;
+  Rows one = random_rows(1, kColumnTile);
+  std::fill(one.bits[0].begin(), one.bits[0].end(), float_to_bf16(1.0f));
+  for (const float factor : {1.0f, 1.00390625f, 0.99999f, -1.2345678f, 3e38f, -1e-30f}) {
+    std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile));
+    accumulate(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, nullptr, sums);
+    ASSERT_NEAR(sums[0] / factor, 1.0, 0x1p-15) << factor;
+  }
+}
+
+TEST_P(EngineTest, InfiniteFactorsAndValuesGiveInfinity) {
+  const std::int64_t rows = engine().lanes;
+  for (const float factor : {1.0f, 0.3f, -2.0f, kInfinity, -kInfinity}) {
+    for (const float value : {2.0f, kInfinity}) {
+      Rows one = random_rows(1, kColumnTile);
+      std::fill(one.bits[0].begin(), one.bits[0].end(), float_to_bf16(value));
+      std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile));
+      accumulate(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, nullptr, sums);
+      if (std::isinf(factor * value)) {
+        ASSERT_EQ(sums[5], factor * value) << factor << " * " << value;
+      } else {
+        ASSERT_NEAR(sums[5], factor * value, 1e-4);
+      }
+    }
+  }
+}
+
+TEST_P(EngineTest, SoftmaxOfTheLargestLogitIsExactlyOne) {
+  const std::int64_t rows = engine().lanes;
+  SoftmaxState state(rows);
+  std::vector<float> scores = score_block(rows, 1.2345f);
+  engine().softmax(state.block(3, rows, 0.7, nullptr, scores.data()));
+  for (int token = 0; token < 3; ++token) EXPECT_EQ(scores[at(token, 1)], 1.0f);
+  EXPECT_EQ(state.sum[1], 3.0f);
+}
+
+TEST_P(EngineTest, NanInAScoreMakesItsRowNan) {
+  const std::int64_t rows = engine().lanes;
+  SoftmaxState state(rows);
+  std::vector<float> scores = score_block(rows, 1.0f);
+  scores[at(2, 1)] = std::nanf("");
+  scores[at(2, 0)] = kInfinity;
+  engine().softmax(state.block(4, rows, 1.0, nullptr, scores.data()));
   EXPECT_TRUE(std::isnan(state.sum[1]));
-  EXPECT_EQ(state.sum[0], 4.0f);
+  EXPECT_TRUE(std::isnan(state.max[1]));
+  EXPECT_TRUE(std::isnan(state.sum[0]));
+  EXPECT_EQ(state.max[0], kInfinity);
+  EXPECT_EQ(state.sum[2], 4.0f);
+}
+
+TEST_P(EngineTest, BlendAddsWithFactors) {
+  for (const int count : {1, 7, 64, 65}) {
+    std::vector<float> target(66, 3.0f);
+    const std::vector<float> source(66, 5.0f);
+    engine().blend(target.data(), 2.0f, source.data(), 0.5f, count);
+    for (int i = 0; i <= count; ++i) {
+      ASSERT_EQ(target[static_cast<std::size_t>(i)], i < count ? 8.5f : 3.0f) << i;
+    }
+  }
 }
 
 }  // namespace
