@@ -154,30 +154,37 @@ void scores(const ScoreWork& work) {
 
 // --- values ---
 
-/// Units between the tiles of one product step and of the next: one tile more than there are, as a power of
-/// two would put them all into the same few lines of the cache.
-std::int64_t step_values(std::int64_t columns) { return (columns / kTile + 1) * kTileUnits; }
+/// Units of the values of 32 columns: a pair of tiles for each product step, and one tile more, as a power of
+/// two would put all columns into the same few lines of the cache.
+constexpr std::int64_t kColumnPairValues = (2 * kTokens / kStepTokens + 1) * kTileUnits;
 
 std::size_t value_panel_size(std::int64_t columns) {
-  return static_cast<std::size_t>(kTokens / kStepTokens * step_values(columns));
+  return static_cast<std::size_t>(columns / (2 * kTile) * kColumnPairValues);
 }
 
-/// `[tokens / 32][columns / 16]` tiles of `[16 token pairs][16 columns]`.
+constexpr int kTokensAhead = 8;  // fetched while a token is handled: rows that lie anywhere
+
+/// `[columns / 32][tokens / 32][2]` tiles of `[16 token pairs][16 columns]`.
 void value_panel(const void* const* source, DataType, int count, int width, std::int64_t columns,
                  void* panel) {
   const __m512i first_half = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
   const __m512i second_half = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
   const int padded = (count + kStepTokens - 1) / kStepTokens * kStepTokens;
   for (int token = 0; token < padded; token += 2) {
-    const auto* even = static_cast<const std::uint16_t*>(source[token < count ? token : 0]);
-    const auto* odd = static_cast<const std::uint16_t*>(source[token + 1 < count ? token + 1 : 0]);
-    Unit* to = static_cast<Unit*>(panel) + token / kStepTokens * step_values(columns) +
-               token % kStepTokens / 2 * kTile;
-    for (std::int64_t column = 0; column < columns; column += 2 * kTile, to += 2 * kTileUnits) {
+    const auto row = [&](int at) { return static_cast<const std::uint16_t*>(source[at < count ? at : 0]); };
+    const std::uint16_t* even = row(token);
+    const std::uint16_t* odd = row(token + 1);
+    const std::uint16_t* next_even = row(token + kTokensAhead);
+    const std::uint16_t* next_odd = row(token + 1 + kTokensAhead);
+    Unit* to =
+        static_cast<Unit*>(panel) + token / kStepTokens * 2 * kTileUnits + token % kStepTokens / 2 * kTile;
+    for (std::int64_t column = 0; column < columns; column += 2 * kTile, to += kColumnPairValues) {
       const std::int64_t left = width - column;
       const __mmask32 mask = left >= 32 ? 0xffffffffu : left > 0 ? (1u << left) - 1 : 0;
       const __m512i a = _mm512_maskz_loadu_epi16(token < count ? mask : 0, even + column);
       const __m512i b = _mm512_maskz_loadu_epi16(token + 1 < count ? mask : 0, odd + column);
+      __builtin_prefetch(next_even + column);
+      __builtin_prefetch(next_odd + column);
       const __m512i low = _mm512_unpacklo_epi16(a, b);
       const __m512i high = _mm512_unpackhi_epi16(a, b);
       _mm512_storeu_si512(to, _mm512_permutex2var_epi64(low, first_half, high));
@@ -227,8 +234,8 @@ int tokens_of_group(const Accumulation& work, int group) {
 
 /// Sums of one or two groups of rows by 32 columns, at `sums` with `stride`.
 template <int kRowTiles>
-void value_tiles(const Unit* factors, const Unit* values, std::int64_t value_step, int tokens, bool from_zero,
-                 float* sums, std::int64_t stride) {
+void value_tiles(const Unit* factors, const Unit* values, int tokens, bool from_zero, float* sums,
+                 std::int64_t stride) {
   const std::int64_t bytes = stride * std::int64_t{sizeof(float)};
   float* second_sums = sums + kTile * stride;
   if (from_zero) {
@@ -258,7 +265,7 @@ void value_tiles(const Unit* factors, const Unit* values, std::int64_t value_ste
       }
     }
     factors += kStepFactors;
-    values += value_step;
+    values += 2 * kTileUnits;
   }
   _tile_stored(0, sums, bytes);
   _tile_stored(1, sums + kTile, bytes);
@@ -269,14 +276,14 @@ void value_tiles(const Unit* factors, const Unit* values, std::int64_t value_ste
 }
 
 /// Rows `[first, last)` of one group by 32 columns, the others untouched.
-void value_edge(const Unit* factors, const Unit* values, std::int64_t value_step, int tokens, bool from_zero,
-                float* sums, std::int64_t stride, int first, int last) {
+void value_edge(const Unit* factors, const Unit* values, int tokens, bool from_zero, float* sums,
+                std::int64_t stride, int first, int last) {
   constexpr int kColumns = 2 * kTile;
   float edge[kTile * kColumns] = {};
   for (int row = first; row < last; ++row) {
     __builtin_memcpy(edge + row * kColumns, sums + row * stride, sizeof(float) * kColumns);
   }
-  value_tiles<1>(factors, values, value_step, tokens, from_zero, edge, kColumns);
+  value_tiles<1>(factors, values, tokens, from_zero, edge, kColumns);
   for (int row = first; row < last; ++row) {
     __builtin_memcpy(sums + row * stride, edge + row * kColumns, sizeof(float) * kColumns);
   }
@@ -308,23 +315,22 @@ void accumulate(const Accumulation& work) {
   correct(work);
   const TileState state;
   const bool from_zero = work.correction == nullptr;
-  const std::int64_t value_step = step_values(work.columns);
   for (std::int64_t column = 0; column < work.columns; column += 2 * kTile) {
-    const Unit* values = static_cast<const Unit*>(work.values) + column * kTile;
+    const Unit* values = static_cast<const Unit*>(work.values) + column / (2 * kTile) * kColumnPairValues;
     for (int group = first_group; group < last_group; ++group) {
       const Unit* factors = packed + group * kGroupFactors;
       const int row = group * kTile;
       const int tokens = tokens_of_group(work, group);
       float* sums = work.sums + row * work.stride + column;
       if (group % 2 == 0 && row >= work.first_row && row + 2 * kTile <= work.last_row) {
-        value_tiles<2>(factors, values, value_step, tokens, from_zero, sums, work.stride);
+        value_tiles<2>(factors, values, tokens, from_zero, sums, work.stride);
         ++group;
       } else if (row >= work.first_row && row + kTile <= work.last_row) {
-        value_tiles<1>(factors, values, value_step, tokens, from_zero, sums, work.stride);
+        value_tiles<1>(factors, values, tokens, from_zero, sums, work.stride);
       } else {
         const int first = work.first_row > row ? work.first_row - row : 0;
         const int last = work.last_row < row + kTile ? work.last_row - row : kTile;
-        value_edge(factors, values, value_step, tokens, from_zero, sums, work.stride, first, last);
+        value_edge(factors, values, tokens, from_zero, sums, work.stride, first, last);
       }
     }
   }

@@ -137,7 +137,7 @@ struct TileSizes {
   static constexpr bool kManyRegisters = V::kLanes >= 16;
   static constexpr int kRowVectors = 3;                               // score tile
   static constexpr int kTokens = kManyRegisters ? 8 : 4;              // score tile
-  static constexpr int kTokensOfOneVector = kManyRegisters ? 12 : 8;  // score tile with one row vector
+  static constexpr int kTokensOfOneVector = kManyRegisters ? 16 : 8;  // score tile with one row vector
   static constexpr int kRows = 4;                                     // value tile
   static constexpr int kColumnVectors = kManyRegisters ? 4 : 2;       // value tile
 };
@@ -155,6 +155,7 @@ struct Tiles {
   static constexpr int kGroupSize = kTokensInBlock * kLanes;  // floats of a row group in a score block
   using Lanes = std::make_integer_sequence<int, kLanes>;
   static_assert(kTokensInBlock <= kMaxBlockTokens);
+  static_assert(kTokensInBlock % Sizes::kTokens == 0 && kTokensInBlock % Sizes::kTokensOfOneVector == 0);
   static_assert(kPanelSteps % kLanes == 0);
   static_assert(kColumnTile % (Sizes::kColumnVectors * kLanes) == 0);
 
@@ -288,10 +289,10 @@ struct Tiles {
   static void score_tile(const Unit* panel, std::int64_t panel_stride, const Unit* const* tokens, int steps,
                          float* scores) {
     F32 sums[kTokens][kVectors] = {};
-    for (int step = 0; step < steps; ++step) {
+    for (std::int64_t step = 0; step < steps; ++step, panel += kLanes) {
       I32 row_units[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) row_units[v] = load<I32>(panel + v * panel_stride + step * kLanes);
+      for (int v = 0; v < kVectors; ++v) row_units[v] = load<I32>(panel + v * panel_stride);
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
         const I32 token_unit = I32{} + static_cast<std::int32_t>(tokens[t][step]);
@@ -308,6 +309,15 @@ struct Tiles {
     }
   }
 
+  /// `count` tokens, fewer than a tile has: the last one again for those that are missing.
+  template <int kVectors, int kTokens>
+  static void score_tail(const Unit* panel, std::int64_t panel_stride, const Unit* const* tokens, int count,
+                         int steps, float* scores) {
+    const Unit* padded[kTokens];
+    for (int t = 0; t < kTokens; ++t) padded[t] = tokens[t < count ? t : count - 1];
+    score_tile<kVectors, kTokens>(panel, panel_stride, padded, steps, scores);
+  }
+
   /// `kVectors` groups of rows, from row `row` on.
   template <int kVectors>
   static void score_groups(const ScoreWork& work, std::int64_t row) {
@@ -321,14 +331,17 @@ struct Tiles {
     for (; t + kTokens <= count; t += kTokens) {
       score_tile<kVectors, kTokens>(panel, padded * kLanes, work.tokens + t, steps, scores + t * kLanes);
     }
-    for (; t < count; ++t) {
-      score_tile<kVectors, 1>(panel, padded * kLanes, work.tokens + t, steps, scores + t * kLanes);
+    if (t < count) {
+      score_tail<kVectors, kTokens>(panel, padded * kLanes, work.tokens + t, count - t, steps,
+                                    scores + t * kLanes);
     }
   }
 
   template <int kVectors>
   static void score_rows(const ScoreWork& work, std::int64_t row) {
-    for (; row + kVectors * kLanes <= work.rows; row += kVectors * kLanes) score_groups<kVectors>(work, row);
+    for (; row + kVectors * kLanes <= work.rows; row += kVectors * kLanes) {
+      score_groups<kVectors>(work, row);
+    }
     if constexpr (kVectors > 1) score_rows<kVectors - 1>(work, row);
   }
 
@@ -352,15 +365,13 @@ struct Tiles {
                          : load<F32>(out + r * work.stride + v * kLanes) * M::all(work.correction[row + r]);
       }
     }
-    for (int token = 0; token < tokens; ++token) {
+    for (int token = 0; token < tokens; ++token, factors += kLanes, values += work.value_stride) {
       F32 value[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        value[v] = load<F32>(values + token * work.value_stride + v * kLanes);
-      }
+      for (int v = 0; v < kVectors; ++v) value[v] = load<F32>(values + v * kLanes);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const F32 factor = M::all(factors[token * kLanes + r]);
+        const F32 factor = M::all(factors[r]);
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sums[r][v] = V::fma(factor, value[v], sums[r][v]);
       }
@@ -379,7 +390,9 @@ struct Tiles {
     for (std::int64_t column = 0; column < work.columns; column += Sizes::kColumnVectors * kLanes) {
       int row = work.first_row;
       for (; row % kRows != 0 && row < work.last_row; ++row) value_tile<1>(work, row, column);
-      for (; row + kRows <= work.last_row; row += kRows) value_tile<kRows>(work, row, column);
+      for (; row + kRows <= work.last_row; row += kRows) {
+        value_tile<kRows>(work, row, column);
+      }
       for (; row < work.last_row; ++row) value_tile<1>(work, row, column);
     }
   }
