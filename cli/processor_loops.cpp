@@ -181,7 +181,8 @@ bool may_use_tiles() {
 
 void add_tiles(std::vector<DotInstruction>& all) {
   if (!may_use_tiles()) return;
-  constexpr double kFlops = 2.0 * kTileRows * (kTileBytes / 4) * (kTileBytes / 2);
+  constexpr int kSums = kTileRows * (kTileBytes / 4);
+  constexpr int kFlops = 2 * kSums * (kTileBytes / 2);
   all.push_back({.name = "tdpbf16ps",
                  .instruction_set = "amx_bf16",
                  .bf16_only = true,
