@@ -77,6 +77,28 @@ struct Accumulation {
   std::int64_t stride;
 };
 
+/// `out[i] = sum over rows of weights[row] * rows[row][i]`, rounded to `out_type`.
+struct WeightedSum {
+  const void* const* rows;
+  const float* weights;
+  int count;  ///< rows
+  DataType type;
+  int width;
+  DataType out_type;
+  void* out;  ///< may be one of the rows if its type is theirs
+};
+
+/// Stores past the caches, for what is large and not read again soon: another store reads each line before
+/// it writes it. Addresses are multiples of 16. All null where the instruction set has no such store.
+struct Streams {
+  void (*copy)(const void* source, std::int64_t bytes, void* out) = nullptr;
+  /// Engine::quantize.
+  void (*quantize)(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
+                   std::uint8_t* values) = nullptr;
+  /// Before another thread may look.
+  void (*fence)() = nullptr;
+};
+
 /// One way to multiply. All row pointers name rows of 16-bit numbers of type bf16 or f16.
 struct Engine {
   const char* instruction_set;
@@ -125,12 +147,30 @@ struct Engine {
   /// `out = in * factor` rounded to `type`.
   void (*narrow)(const float* source, float factor, int count, DataType type, void* out);
 
-  /// e4m3 values times a scale, rounded to bf16.
-  void (*dequantize)(const std::uint8_t* values, float scale, int count, std::uint16_t* out);
+  void (*weighted_sum)(const WeightedSum& work);
 
-  /// bf16 numbers times `inverse_scale`, rounded to e4m3; at most 448 after scaling, or NaN.
-  void (*quantize)(const std::uint16_t* source, float inverse_scale, int count, std::uint8_t* values);
+  // FP8 rows are groups of `group` numbers, a multiple of 64, with a scale each.
+
+  /// e4m3 values times the scale of their group, rounded to bf16.
+  void (*dequantize)(const std::uint8_t* values, const float* scales, int groups, int group,
+                     std::uint16_t* out);
+
+  /// bf16 numbers times the inverse scale of their group, rounded to e4m3; at most 448 after scaling, or NaN.
+  void (*quantize)(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
+                   std::uint8_t* values);
+
+  /// The bits of the largest magnitude among the finite ones of each group of bf16 numbers.
+  void (*largest_finite)(const std::uint16_t* source, int groups, int group, std::uint16_t* largest);
+
+  Streams streams;
 };
+
+/// Whether an output of so many bytes is stored past the caches. A smaller one stays in them: whoever asked
+/// for it may read it next.
+inline bool is_streamed(const Engine& engine, std::int64_t bytes) {
+  constexpr std::int64_t kLarge = std::int64_t{32} << 20;
+  return engine.streams.copy != nullptr && bytes >= kLarge;
+}
 
 /// The engines that this processor can run, best first.
 std::vector<const Engine*> engines();

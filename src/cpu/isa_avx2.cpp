@@ -14,11 +14,20 @@ struct Avx2 {
   using F32 = float __attribute__((vector_size(32)));
   using I32 = std::int32_t __attribute__((vector_size(32)));
   using U16 = std::uint16_t __attribute__((vector_size(16)));
+  using U8 = std::uint8_t __attribute__((vector_size(8)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
   static F32 max(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
+  static I32 widen(U16 from) { return (I32)_mm256_cvtepu16_epi32((__m128i)from); }
+  static I32 widen(U8 from) { return (I32)_mm256_cvtepu8_epi32(_mm_loadu_si64(&from)); }
   static F32 widen_f16(U16 from) { return (F32)_mm256_cvtph_ps((__m128i)from); }
   static U16 narrow_f16(F32 from) { return (U16)_mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT); }
+
+  using Bytes16 = U16;
+  static void stream(void* to, I32 value) { _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)value); }
+  static void stream(void* to, U16 value) { _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)value); }
+  static void stream(void* to, U8 value) { _mm_stream_si64(static_cast<long long*>(to), (long long)value); }
+  static void stream_fence() { _mm_sfence(); }
 };
 
 }  // namespace

@@ -13,16 +13,24 @@ struct Avx512 {
   using F32 = float __attribute__((vector_size(64)));
   using I32 = std::int32_t __attribute__((vector_size(64)));
   using U16 = std::uint16_t __attribute__((vector_size(32)));
+  using U8 = std::uint8_t __attribute__((vector_size(16)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
   static F32 max(F32 a, F32 b) { return (F32)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
+  static I32 widen(U16 from) { return (I32)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)from); }
+  static I32 widen(U8 from) { return (I32)_mm512_maskz_cvtepu8_epi32(0xffff, (__m128i)from); }
 
   // The zero-masked forms: the plain ones of gcc 12 warn of an uninitialized vector.
   static F32 widen_f16(U16 from) { return (F32)_mm512_maskz_cvtph_ps(0xffff, (__m256i)from); }
   static U16 narrow_f16(F32 from) {
     return (U16)_mm512_maskz_cvtps_ph(0xffff, (__m512)from, _MM_FROUND_TO_NEAREST_INT);
   }
+
+  using Bytes16 = U8;
+  static void stream(void* to, I32 value) { _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)value); }
+  static void stream(void* to, U8 value) { _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)value); }
+  static void stream_fence() { _mm_sfence(); }
 };
 
 #if defined(__AVX512BF16__)

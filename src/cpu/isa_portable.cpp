@@ -10,9 +10,13 @@ struct Portable {
   using F32 = float __attribute__((vector_size(16)));
   using I32 = std::int32_t __attribute__((vector_size(16)));
   using U16 = std::uint16_t __attribute__((vector_size(8)));
+  using U8 = std::uint8_t __attribute__((vector_size(4)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
   static F32 max(F32 a, F32 b) { return a > b ? a : b; }
+
+  static I32 widen(U16 from) { return __builtin_convertvector(from, I32); }
+  static I32 widen(U8 from) { return __builtin_convertvector(from, I32); }
 
   static F32 widen_f16(U16 from) {
     const I32 bits = __builtin_convertvector(from, I32);

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "api/workspace.h"
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
 #include "cpu/fp8_rows.h"
+#include "cpu/slot_holders.h"
 #include "host/threads.h"
 #include "kv/formats.h"
 #include "kv/paged_cache.h"
@@ -14,16 +16,64 @@ namespace {
 
 constexpr std::int64_t kTokensAtOnce = 64;
 
+/// How far ahead rows are fetched: the processor's own prefetcher stops at the end of each page.
+constexpr std::int64_t kTokensAhead = 4;
+
+void prefetch(const void* row, std::int64_t bytes) {
+  constexpr std::int64_t kLine = 64;
+  const auto* begin = static_cast<const std::uint8_t*>(row);
+  for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(begin + at);
+}
+
 const Engine& bf16_engine() { return engine_for(DataType::kBf16, DataType::kBf16); }
 
-/// Calls `body(block, row)` for every token of a cache.
+std::int64_t bytes_of(const TensorView& view) {
+  return view.size() * static_cast<std::int64_t>(size_of(view.type));
+}
+
+/// Bytes along the last dimension.
+std::int64_t row_bytes(const TensorView& rows) {
+  return rows.shape[static_cast<std::size_t>(rows.ndim - 1)] * static_cast<std::int64_t>(size_of(rows.type));
+}
+
+/// Calls `body(first, last)` for ranges that together are `[0, tokens)`.
 template <class Body>
-void for_each_token(const TensorView& kv_cache, const Execution& on, Body&& body) {
+void for_each_range(int threads, std::int64_t tokens, Body&& body) {
+  parallel_for(threads, (tokens + kTokensAtOnce - 1) / kTokensAtOnce, [&](int, std::int64_t item) {
+    body(item * kTokensAtOnce, std::min(tokens, (item + 1) * kTokensAtOnce));
+  });
+}
+
+/// A token of a cache, to be counted up: that is quicker than a division each.
+struct Place {
+  std::int64_t block;
+  std::int64_t row;
+
+  Place(std::int64_t token, std::int64_t page) : block(token / page), row(token % page) {}
+
+  void advance(std::int64_t page) {
+    if (++row < page) return;
+    row = 0;
+    ++block;
+  }
+};
+
+/// Calls `body(block, row)` for every token of a cache, and `ahead(block, row)` some tokens earlier.
+template <class Ahead, class Body>
+void for_each_token(const TensorView& kv_cache, const Execution& on, bool streamed, Ahead&& ahead,
+                    Body&& body) {
   const std::int64_t page = kv_cache.shape[1];
   const std::int64_t tokens = kv_cache.shape[0] * page;
-  parallel_for(threads_of(on), (tokens + kTokensAtOnce - 1) / kTokensAtOnce, [&](int, std::int64_t item) {
-    const std::int64_t end = std::min(tokens, (item + 1) * kTokensAtOnce);
-    for (std::int64_t token = item * kTokensAtOnce; token < end; ++token) body(token / page, token % page);
+  for_each_range(threads_of(on), tokens, [&](std::int64_t first, std::int64_t last) {
+    Place place(first, page);
+    Place next(first + kTokensAhead, page);
+    for (std::int64_t token = first; token < last; ++token) {
+      if (token + kTokensAhead < tokens) ahead(next.block, next.row);
+      body(place.block, place.row);
+      place.advance(page);
+      next.advance(page);
+    }
+    if (streamed) bf16_engine().streams.fence();
   });
 }
 
@@ -37,65 +87,132 @@ const std::uint16_t* token_row(const TensorView& rows, std::int64_t i) {
   return rows.as<const std::uint16_t>() + i * rows.strides[0];
 }
 
-std::int64_t slot_at(const TensorView& slots, std::int64_t i) {
-  return slots.type == DataType::kI64 ? slots.as<const std::int64_t>()[i * slots.strides[0]]
-                                      : slots.as<const std::int32_t>()[i * slots.strides[0]];
-}
+/// One call of append_kv.
+class Appender {
+ public:
+  explicit Appender(const AppendKv& op)
+      : op_(op),
+        cache_(op.kv_cache),
+        format_(*kv_format_of(op.kv_cache)),
+        streamed_(is_streamed(engine_, op.latent.shape[0] * row_bytes(op.kv_cache))) {}
 
-void append_token(const AppendKv& op, const PagedCache& cache, KvFormat format, std::int64_t i,
-                  std::int64_t slot) {
-  const std::uint16_t* latent = token_row(op.latent, i);
-  const std::uint16_t* rope = token_row(op.rope, i);
-  const std::int64_t block = slot / cache.page;
-  const std::int64_t row = slot % cache.page;
-  const bool fp8 = with_fp8_format(format, [&]<class Format>() {
-    store_token<Format>(bf16_engine(), latent, rope, Format::token(cache, block, row));
-  });
-  if (fp8) return;
-  const auto latent_bytes = 2 * static_cast<std::size_t>(op.latent.shape[1]);
-  std::uint8_t* to = cache.plain_row(block, row, 0);
-  std::memcpy(to, latent, latent_bytes);
-  std::memcpy(to + latent_bytes, rope, 2 * static_cast<std::size_t>(op.rope.shape[1]));
+  std::int64_t tokens() const { return op_.latent.shape[0]; }
+
+  /// Where token `i` goes, or -1 if that is outside the cache.
+  std::int64_t slot(std::int64_t i) const {
+    const TensorView& slots = op_.slot_mapping;
+    const std::int64_t at = i * slots.strides[0];
+    const std::int64_t slot = slots.type == DataType::kI64 ? slots.as<const std::int64_t>()[at]
+                                                           : slots.as<const std::int32_t>()[at];
+    return slot >= 0 && slot < cache_.tokens() ? slot : -1;
+  }
+
+  /// Writes the tokens `[first, last)` whose `is_wanted(token, slot)` is true.
+  template <class IsWanted>
+  void append(std::int64_t first, std::int64_t last, IsWanted&& is_wanted) const {
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t next = std::min(i + kTokensAhead, tokens() - 1);
+      prefetch(token_row(op_.latent, next), row_bytes(op_.latent));
+      const std::int64_t to = slot(i);
+      if (to >= 0 && is_wanted(i, to)) append_token(i, to);
+    }
+    if (streamed_) engine_.streams.fence();
+  }
+
+ private:
+  void append_token(std::int64_t i, std::int64_t slot) const {
+    const std::uint16_t* latent = token_row(op_.latent, i);
+    const std::uint16_t* rope = token_row(op_.rope, i);
+    const std::int64_t block = slot / cache_.page;
+    const std::int64_t row = slot % cache_.page;
+    const bool fp8 = with_fp8_format(format_, [&]<class Format>() {
+      store_token<Format>(engine_, streamed_, latent, rope, Format::token(cache_, block, row));
+    });
+    if (fp8) return;
+    const auto latent_bytes = static_cast<std::size_t>(row_bytes(op_.latent));
+    std::uint8_t* to = cache_.plain_row(block, row, 0);
+    copy_row(engine_, streamed_, latent, latent_bytes, to);
+    copy_row(engine_, streamed_, rope, static_cast<std::size_t>(row_bytes(op_.rope)), to + latent_bytes);
+  }
+
+  const Engine& engine_ = bf16_engine();
+  const AppendKv& op_;
+  PagedCache cache_;
+  KvFormat format_;
+  bool streamed_;
+};
+
+int threads_for(const AppendKv& op, const Execution& on) {
+  constexpr std::int64_t kFewTokens = 64;  // less work than waking a thread
+  return op.latent.shape[0] <= kFewTokens ? 1 : threads_of(on);
 }
 
 }  // namespace
 
 std::size_t workspace_bytes(const QuantizeKv&, const Execution&) { return 0; }
 std::size_t workspace_bytes(const DequantizeKv&, const Execution&) { return 0; }
-std::size_t workspace_bytes(const AppendKv&, const Execution&) { return 0; }
+
+std::size_t workspace_bytes(const AppendKv& op, const Execution& on) {
+  Workspace workspace;
+  if (threads_for(op, on) > 1) SlotHolders(workspace, op.latent.shape[0]);
+  return workspace.bytes();
+}
 
 void run(const QuantizeKv& op, const Execution& on) {
   const PagedCache cache(op.kv_cache);
+  const Engine& engine = bf16_engine();
+  const bool streamed = is_streamed(engine, bytes_of(op.kv_cache));
   with_fp8_format(*kv_format_of(op.kv_cache), [&]<class Format>() {
-    for_each_token(op.kv_cache, on, [&](std::int64_t block, std::int64_t row) {
+    const auto ahead = [&](std::int64_t block, std::int64_t row) {
+      prefetch(plain_row(op.kv, block, row), 2 * Format::kWidth);
+    };
+    for_each_token(op.kv_cache, on, streamed, ahead, [&](std::int64_t block, std::int64_t row) {
       const std::uint16_t* from = plain_row(op.kv, block, row);
-      store_token<Format>(bf16_engine(), from, from + Format::kQuantized, Format::token(cache, block, row));
+      store_token<Format>(engine, streamed, from, from + Format::kQuantized,
+                          Format::token(cache, block, row));
     });
   });
 }
 
 void run(const DequantizeKv& op, const Execution& on) {
   const PagedCache cache(op.kv_cache);
+  const Engine& engine = bf16_engine();
+  const bool streamed = is_streamed(engine, bytes_of(op.kv));
   with_fp8_format(*kv_format_of(op.kv_cache), [&]<class Format>() {
-    for_each_token(op.kv_cache, on, [&](std::int64_t block, std::int64_t row) {
-      load_token<Format>(bf16_engine(), Format::token(cache, block, row), plain_row(op.kv, block, row));
+    const auto ahead = [&](std::int64_t block, std::int64_t row) {
+      prefetch(Format::token(cache, block, row).values, Format::kRowBytes);
+    };
+    for_each_token(op.kv_cache, on, streamed, ahead, [&](std::int64_t block, std::int64_t row) {
+      const Fp8Token token = Format::token(cache, block, row);
+      std::uint16_t* to = plain_row(op.kv, block, row);
+      if (!streamed) return load_token<Format>(engine, token, to);
+      alignas(64) std::uint16_t made[Format::kWidth];
+      load_token<Format>(engine, token, made);
+      engine.streams.copy(made, sizeof(made), to);
     });
   });
 }
 
 void run(const AppendKv& op, const Execution& on) {
-  const PagedCache cache(op.kv_cache);
-  const KvFormat format = *kv_format_of(op.kv_cache);
-  constexpr std::int64_t kFewTokens = 64;  // less work than waking a thread
-  const int threads = op.latent.shape[0] <= kFewTokens ? 1 : threads_of(on);
-  // A thread owns slots, not tokens, and goes through all tokens in order: of tokens with the same slot
-  // the last one stays, and no two threads write to one slot.
-  parallel_for(threads, threads, [&](int, std::int64_t owner) {
-    for (std::int64_t i = 0; i < op.latent.shape[0]; ++i) {
-      const std::int64_t slot = slot_at(op.slot_mapping, i);
-      if (slot < 0 || slot >= cache.tokens() || slot % threads != owner) continue;
-      append_token(op, cache, format, i, slot);
+  const Appender appender(op);
+  const int threads = threads_for(op, on);
+  const std::int64_t tokens = appender.tokens();
+  if (threads == 1) return appender.append(0, tokens, [](std::int64_t, std::int64_t) { return true; });
+
+  // Of tokens with the same slot the last one must stay: it alone is written, so it does not matter who
+  // comes first.
+  Workspace workspace(on);
+  const SlotHolders holders(workspace, tokens);
+  const auto slot_of = [&](std::int64_t i) { return appender.slot(i); };
+  parallel_for(threads, threads, [&](int, std::int64_t part) { holders.clear(part, threads); });
+  for_each_range(threads, tokens, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      if (const std::int64_t slot = slot_of(i); slot >= 0) holders.claim(slot, i, slot_of);
     }
+  });
+  for_each_range(threads, tokens, [&](std::int64_t first, std::int64_t last) {
+    appender.append(first, last,
+                    [&](std::int64_t i, std::int64_t slot) { return holders.holder(slot, slot_of) == i; });
   });
 }
 

@@ -3,8 +3,10 @@
 // another header is called, so that no code for one processor is linked into the path of another.
 //
 // A file provides `Vector`:
-//   kLanes; F32, I32, U16 (GCC vectors of kLanes elements); fma(a, b, c) = a * b + c with one rounding;
-//   max(a, b): b if one is NaN; widen_f16(U16) -> F32; narrow_f16(F32) -> U16.
+//   kLanes; F32, I32, U16, U8 (GCC vectors of kLanes elements); fma(a, b, c) = a * b + c with one rounding;
+//   max(a, b): b if one is NaN; widen(U16), widen(U8) -> I32; widen_f16(U16) -> F32; narrow_f16(F32) -> U16;
+//   and where it can store past the caches: stream(to, value) for I32, U8 and Bytes16, to a multiple of the
+//   value's size, and stream_fence().
 #pragma once
 
 #include <cstdint>
@@ -68,7 +70,7 @@ struct Math {
     return x < all(-126.0f) ? F32{} : result;
   }
 
-  static F32 widen_bf16(U16 from) { return bits_as<F32>(__builtin_convertvector(from, I32) << 16); }
+  static F32 widen_bf16(U16 from) { return bits_as<F32>(V::widen(from) << 16); }
 
   /// bf16 bits in the low half of each lane, rounded to nearest even.
   static I32 bf16_bits(F32 from) {
@@ -96,17 +98,19 @@ struct Math {
     return magnitude == 0x7f ? all(std::numeric_limits<float>::quiet_NaN()) : finite;
   }
 
-  /// e4m3 codes of numbers up to 448, rounded to nearest even; everything that is not finite is NaN.
+  /// e4m3 codes of numbers up to 448, rounded to nearest even, in the low byte of each lane; everything
+  /// that is not finite is NaN.
   static I32 narrow_e4m3(F32 from) {
     const I32 bits = bits_as<I32>(from);
-    const I32 magnitude = bits & 0x7fffffff;
-    const I32 normal = ((magnitude + 0x7ffff + ((magnitude >> 20) & 1)) >> 20) - (120 << 3);
-    const F32 steps = bits_as<F32>(magnitude) * 512.0f + 12582912.0f;  // in units of 2^-9
-    const I32 subnormal = bits_as<I32>(steps) & 0xf;
-    const I32 small = I32{} + (121 << 23);  // 2^-6, the smallest normal number
-    const I32 code = magnitude < small ? subnormal : normal;
+    const I32 exponent = bits & 0x7f800000;
+    const I32 smallest = I32{} + (121 << 23);  // 2^-6, the smallest normal number
+    const I32 step = exponent > smallest ? exponent : smallest;
+    // 2^20 times this power of two: the last bits of a sum with it count steps of an eighth.
+    const F32 magic = bits_as<F32>(step + (20 << 23));
+    const I32 eighths = bits_as<I32>(bits_as<F32>(bits & 0x7fffffff) + magic);
+    const I32 code = eighths + (step >> 20) - (121 << 3);
     const I32 infinite = I32{} + 0x7f800000;
-    return (magnitude < infinite ? code : I32{} + 0x7f) | ((bits >> 24) & 0x80);
+    return (exponent < infinite ? code : I32{} + 0x7f) | ((bits >> 24) & 0x80);
   }
 };
 
@@ -150,6 +154,7 @@ struct Tiles {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using U16 = typename V::U16;
+  using U8 = typename V::U8;
   static constexpr int kPack = Operand::kPack;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kGroupSize = kTokensInBlock * kLanes;  // floats of a row group in a score block
@@ -161,44 +166,59 @@ struct Tiles {
 
   // --- operands ---
 
-  static F32 widen_vector(const std::uint16_t* from, DataType type) {
+  static F32 widen_vector(const void* from, DataType type) {
     const U16 bits = load<U16>(from);
     return type == DataType::kBf16 ? M::widen_bf16(bits) : V::widen_f16(bits);
   }
 
-  static float widen_one(std::uint16_t from, DataType type) {
-    std::uint16_t padded[kLanes] = {from};
-    return widen_vector(padded, type)[0];
+  /// Calls `body(at, lanes)` for each vector of a row; the last one may have fewer lanes than the others.
+  template <class Body>
+  static void for_each_vector(int count, Body&& body) {
+    int at = 0;
+    for (; at + kLanes <= count; at += kLanes) body(at, kLanes);
+    if (at < count) body(at, count - at);
+  }
+
+  static F32 load_wide(const void* row, DataType type, int at, int lanes) {
+    const std::size_t size = type == DataType::kF32 ? sizeof(float) : sizeof(std::uint16_t);
+    const auto* from = static_cast<const unsigned char*>(row) + size * static_cast<std::size_t>(at);
+    unsigned char padded[sizeof(F32)] = {};
+    if (lanes < kLanes) {
+      __builtin_memcpy(padded, from, size * static_cast<std::size_t>(lanes));
+      from = padded;
+    }
+    return type == DataType::kF32 ? load<F32>(from) : widen_vector(from, type);
+  }
+
+  static void store_narrow(F32 values, DataType type, void* row, int at, int lanes) {
+    const auto write = [&](auto vector, std::size_t size) {
+      auto* to = static_cast<unsigned char*>(row) + size * static_cast<std::size_t>(at);
+      __builtin_memcpy(to, &vector, size * static_cast<std::size_t>(lanes));
+    };
+    if (type == DataType::kF32) return write(values, sizeof(float));
+    write(type == DataType::kBf16 ? M::narrow_bf16(values) : M::narrow_f16(values), sizeof(std::uint16_t));
   }
 
   static void widen(const void* source, DataType type, int count, float* out) {
-    if (type == DataType::kF32) {
-      __builtin_memcpy(out, source, sizeof(float) * static_cast<std::size_t>(count));
-      return;
-    }
-    const auto* from = static_cast<const std::uint16_t*>(source);
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(out + i, widen_vector(from + i, type));
-    for (; i < count; ++i) out[i] = widen_one(from[i], type);
+    for_each_vector(count, [&](int at, int lanes) {
+      store_narrow(load_wide(source, type, at, lanes), DataType::kF32, out, at, lanes);
+    });
   }
 
   static void narrow(const float* source, float factor, int count, DataType type, void* out) {
-    const auto narrow_some = [&](int at, int lanes) {
-      float values[kLanes] = {};
-      for (int i = 0; i < lanes; ++i) values[i] = source[at + i] * factor;
-      const F32 vector = load<F32>(values);
-      if (type == DataType::kF32) {
-        __builtin_memcpy(static_cast<float*>(out) + at, values,
-                         sizeof(float) * static_cast<std::size_t>(lanes));
-        return;
+    for_each_vector(count, [&](int at, int lanes) {
+      store_narrow(load_wide(source, DataType::kF32, at, lanes) * M::all(factor), type, out, at, lanes);
+    });
+  }
+
+  static void weighted_sum(const WeightedSum& work) {
+    for_each_vector(work.width, [&](int at, int lanes) {
+      F32 sum{};
+      for (int row = 0; row < work.count; ++row) {
+        sum = V::fma(M::all(work.weights[row]), load_wide(work.rows[row], work.type, at, lanes), sum);
       }
-      const U16 bits = type == DataType::kBf16 ? M::narrow_bf16(vector) : M::narrow_f16(vector);
-      __builtin_memcpy(static_cast<std::uint16_t*>(out) + at, &bits,
-                       sizeof(std::uint16_t) * static_cast<std::size_t>(lanes));
-    };
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) narrow_some(i, kLanes);
-    if (i < count) narrow_some(i, count - i);
+      store_narrow(sum, work.out_type, work.out, at, lanes);
+    });
   }
 
   /// The units of a row from `step` on, as a vector; zeros behind `steps`.
@@ -511,20 +531,75 @@ struct Tiles {
 
   // --- FP8 ---
 
-  static void dequantize(const std::uint8_t* values, float scale, int count, std::uint16_t* out) {
-    for (int i = 0; i < count; i += kLanes) {
-      I32 code;
-      for (int lane = 0; lane < kLanes; ++lane) code[lane] = values[i + lane];
-      store(out + i, M::narrow_bf16(M::widen_e4m3(code) * M::all(scale)));
+  static void dequantize(const std::uint8_t* values, const float* scales, int groups, int group,
+                         std::uint16_t* out) {
+    for (int g = 0; g < groups; ++g) {
+      const F32 scale = M::all(scales[g]);
+      for (int i = g * group; i < (g + 1) * group; i += kLanes) {
+        const F32 value = M::widen_e4m3(V::widen(load<U8>(values + i)));
+        store(out + i, M::narrow_bf16(value * scale));
+      }
     }
   }
 
-  static void quantize(const std::uint16_t* source, float inverse_scale, int count, std::uint8_t* values) {
-    for (int i = 0; i < count; i += kLanes) {
-      const F32 scaled = M::widen_bf16(load<U16>(source + i)) * M::all(inverse_scale);
-      const I32 code = M::narrow_e4m3(scaled);
-      for (int lane = 0; lane < kLanes; ++lane) values[i + lane] = static_cast<std::uint8_t>(code[lane]);
+  template <class Store>
+  static void quantize_to(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
+                          std::uint8_t* values, Store&& store_values) {
+    for (int g = 0; g < groups; ++g) {
+      const F32 inverse_scale = M::all(inverse_scales[g]);
+      for (int i = g * group; i < (g + 1) * group; i += kLanes) {
+        const F32 scaled = M::widen_bf16(load<U16>(source + i)) * inverse_scale;
+        store_values(values + i, __builtin_convertvector(M::narrow_e4m3(scaled), U8));
+      }
     }
+  }
+
+  static void quantize(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
+                       std::uint8_t* values) {
+    quantize_to(source, inverse_scales, groups, group, values,
+                [](std::uint8_t* to, U8 codes) { store(to, codes); });
+  }
+
+  static void largest_finite(const std::uint16_t* source, int groups, int group, std::uint16_t* largest) {
+    for (int g = 0; g < groups; ++g) {
+      std::int16_t found = 0;  // signed: SSE2 has a maximum of signed words
+      for (int i = g * group; i < (g + 1) * group; ++i) {
+        const auto magnitude = static_cast<std::int16_t>(source[i] & 0x7fff);
+        const std::int16_t finite = magnitude < 0x7f80 ? magnitude : std::int16_t{0};
+        found = finite > found ? finite : found;
+      }
+      largest[g] = static_cast<std::uint16_t>(found);
+    }
+  }
+
+  // --- stores past the caches ---
+
+  static void stream_quantized(const std::uint16_t* source, const float* inverse_scales, int groups,
+                               int group, std::uint8_t* values) {
+    quantize_to(source, inverse_scales, groups, group, values,
+                [](std::uint8_t* to, U8 codes) { V::stream(to, codes); });
+  }
+
+  /// In steps of 16 bytes up to a line of the caches, in vectors for whole lines, and again in steps.
+  static void stream(const void* source, std::int64_t bytes, void* out) {
+    using Bytes16 = typename V::Bytes16;
+    const auto* from = static_cast<const unsigned char*>(source);
+    auto* to = static_cast<unsigned char*>(out);
+    constexpr std::int64_t kLine = 64;
+    const std::int64_t before_line = -static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(to)) & 63;
+    const std::int64_t head = before_line < bytes ? before_line : bytes;
+    std::int64_t at = 0;
+    for (; at + 16 <= head; at += 16) V::stream(to + at, load<Bytes16>(from + at));
+    for (; at + kLine <= bytes; at += sizeof(I32)) V::stream(to + at, load<I32>(from + at));
+    for (; at + 16 <= bytes; at += 16) V::stream(to + at, load<Bytes16>(from + at));
+    __builtin_memcpy(to + at, from + at, static_cast<std::size_t>(bytes - at));
+  }
+
+  static constexpr Streams streams() {
+    if constexpr (requires { V::stream_fence(); }) {
+      return {.copy = stream, .quantize = stream_quantized, .fence = V::stream_fence};
+    }
+    return {};
   }
 
   static constexpr Engine engine(const char* name) {
@@ -547,8 +622,11 @@ struct Tiles {
             .all_finite = all_finite,
             .widen = widen,
             .narrow = narrow,
+            .weighted_sum = weighted_sum,
             .dequantize = dequantize,
-            .quantize = quantize};
+            .quantize = quantize,
+            .largest_finite = largest_finite,
+            .streams = streams()};
   }
 };
 

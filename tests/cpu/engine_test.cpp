@@ -166,7 +166,7 @@ TEST_P(EngineTest, DequantizeGivesTheBitsOfTheFormat) {
   for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i);
   std::vector<std::uint16_t> out(256);
   for (const float scale : {1.0f, 0.75f, 1.2345e-4f, 0x1p-13f, 0x1p100f, 0x1p-126f, 3.3e38f}) {
-    engine().dequantize(codes.data(), scale, 256, out.data());
+    engine().dequantize(codes.data(), &scale, 1, 256, out.data());
     for (std::size_t i = 0; i < 256; ++i) {
       ASSERT_TRUE(same_number(bf16_to_float(out[i]), bf16_to_float(fp8_value_to_bf16(codes[i], scale))))
           << "code " << i << ", scale " << scale;
@@ -179,13 +179,97 @@ TEST_P(EngineTest, QuantizeGivesTheBytesOfTheFormat) {
   for (std::uint32_t i = 0; i < 65536; ++i) source.push_back(static_cast<std::uint16_t>(i));
   std::vector<std::uint8_t> out(source.size());
   for (const float scale : {1.0f, 0x1p-13f, 0x1p7f}) {
-    engine().quantize(source.data(), 1 / scale, 65536, out.data());
+    const float inverse_scale = 1 / scale;
+    engine().quantize(source.data(), &inverse_scale, 1, 65536, out.data());
     for (std::size_t i = 0; i < source.size(); ++i) {
       const float scaled = bf16_to_float(source[i]) / scale;
       if (std::isfinite(scaled) && std::abs(scaled) > 448) continue;  // never asked for
       ASSERT_EQ(out[i], float_to_e4m3(scaled)) << bf16_to_float(source[i]) << " / " << scale;
     }
   }
+}
+
+TEST_P(EngineTest, LargestFiniteLooksAtEveryLaneAndLeavesOutInfinityAndNan) {
+  constexpr int kGroup = 64;
+  constexpr int kGroups = 3;
+  const auto largest_of = [&](const std::vector<std::uint16_t>& source) {
+    std::vector<std::uint16_t> found(kGroups, 0xffff);
+    engine().largest_finite(source.data(), kGroups, kGroup, found.data());
+    return found;
+  };
+  // With zeros around: the largest number, a small one, the smallest subnormal, and their negatives.
+  for (const std::uint16_t code : {0x7f7f, 0xff7f, 0x3f80, 0xbf80, 0x0001, 0x8001}) {
+    for (int at = 0; at < kGroups * kGroup; ++at) {
+      std::vector<std::uint16_t> source(kGroups * kGroup, 0);
+      source[static_cast<std::size_t>(at)] = code;
+      std::vector<std::uint16_t> expected(kGroups, 0);
+      expected[static_cast<std::size_t>(at / kGroup)] = code & 0x7fff;
+      ASSERT_EQ(largest_of(source), expected) << "at " << at;
+    }
+  }
+  for (const std::uint16_t bad : {0x7f80, 0xff80, 0x7fc0, 0xffff, 0x7f81}) {
+    for (int at = 0; at < kGroups * kGroup; ++at) {
+      std::vector<std::uint16_t> source(kGroups * kGroup, 0x0042);
+      source[static_cast<std::size_t>(at)] = bad;
+      ASSERT_EQ(largest_of(source), std::vector<std::uint16_t>(kGroups, 0x0042)) << "at " << at;
+    }
+  }
+  EXPECT_EQ(largest_of(std::vector<std::uint16_t>(kGroups * kGroup, 0x7f80)),
+            std::vector<std::uint16_t>(kGroups, 0));
+}
+
+TEST_P(EngineTest, WeightedSumTakesEachRowByItsWeight) {
+  for (const int width : {1, 8, 24, 33, 512}) {
+    const Rows rows = random_rows(3, width);
+    const float weights[] = {0.5f, -2.0f, 0.125f};
+    std::vector<float> out(static_cast<std::size_t>(width) + 1, 7.0f);
+    engine().weighted_sum({.rows = rows.pointers.data(),
+                           .weights = weights,
+                           .count = 3,
+                           .type = DataType::kBf16,
+                           .width = width,
+                           .out_type = DataType::kF32,
+                           .out = out.data()});
+    for (int i = 0; i < width; ++i) {
+      const double expected = 0.5 * rows.at(0, i) - 2 * rows.at(1, i) + 0.125 * rows.at(2, i);
+      ASSERT_NEAR(out[static_cast<std::size_t>(i)], expected, 1e-5) << i;
+    }
+    EXPECT_EQ(out.back(), 7.0f);
+  }
+}
+
+TEST_P(EngineTest, StreamsCopyAnyLengthToAnyMultipleOf16) {
+  const Streams& streams = engine().streams;
+  if (streams.copy == nullptr) GTEST_SKIP() << "no stores past the caches";
+  std::vector<std::uint8_t> source(400);
+  for (std::size_t i = 0; i < source.size(); ++i) source[i] = static_cast<std::uint8_t>(i * 7 + 1);
+  for (std::size_t begin = 0; begin < 128; begin += 16) {
+    for (std::size_t bytes = 0; bytes <= 330; ++bytes) {
+      alignas(64) std::uint8_t out[512] = {};
+      streams.copy(source.data() + 3, static_cast<std::int64_t>(bytes), out + begin);
+      streams.fence();
+      for (std::size_t i = 0; i < sizeof(out); ++i) {
+        const bool inside = i >= begin && i < begin + bytes;
+        ASSERT_EQ(out[i], inside ? source[i - begin + 3] : 0) << begin << " " << bytes << " " << i;
+      }
+    }
+  }
+}
+
+TEST_P(EngineTest, StreamsQuantizeToTheBytesOfQuantize) {
+  const Streams& streams = engine().streams;
+  if (streams.copy == nullptr) GTEST_SKIP() << "no stores past the caches";
+  std::vector<std::uint16_t> source(4 * 128);
+  for (std::uint16_t& value : source) value = float_to_bf16(normal());
+  source[17] = 0x7f80;
+  source[300] = 0xffc0;
+  const float inverse_scales[] = {1.0f, 4.0f, 0.5f, 64.0f};
+  alignas(16) std::uint8_t plain[512];
+  alignas(16) std::uint8_t streamed[512];
+  engine().quantize(source.data(), inverse_scales, 4, 128, plain);
+  streams.quantize(source.data(), inverse_scales, 4, 128, streamed);
+  streams.fence();
+  EXPECT_EQ(std::memcmp(plain, streamed, sizeof(plain)), 0);
 }
 
 TEST_P(EngineTest, AllFiniteFindsOneBadNumberAnywhere) {

@@ -363,6 +363,45 @@ TEST_P(AppendKvTest, SkipsSlotsOutsideTheCacheAndTouchesNothingElse) {
   }
 }
 
+TEST_P(AppendKvTest, KeepsTheLastTokenOfEachSlotOnAnyNumberOfThreads) {
+  // Slots that are drawn often, seldom, in runs, far apart, and not at all.
+  constexpr std::int64_t kSlots = 70'000;
+  for (const std::int64_t drawn : {7, 300, 70'000}) {
+    cases::Random random(5);
+    std::vector<std::int64_t> slots;
+    for (int run = 0; run < 100; ++run) {
+      const std::int64_t begin = random.between(-1, drawn);
+      for (int i = 0; i < 10; ++i) slots.push_back(run % 2 == 0 ? begin + i : run % 4096 * 4096 % kSlots);
+    }
+    const auto count = static_cast<std::int64_t>(slots.size());
+    const cases::Tensor latent(DataType::kBf16, {count, 8});
+    const cases::Tensor rope(DataType::kBf16, {count, 8});
+    const cases::Tensor slot_mapping(DataType::kI64, {count});
+    for (std::int64_t i = 0; i < count; ++i) {
+      for (std::int64_t c = 0; c < 8; ++c) latent.view().as<std::uint16_t>()[i * 8 + c] = std::uint16_t(i);
+      slot_mapping.view().as<std::int64_t>()[i] = slots[std::size_t(i)];
+    }
+    for (const int threads : {1, 2, 5}) {
+      const cases::Tensor cache(DataType::kBf16, {kSlots / 10, 10, 1, 16});
+      AppendKv op;
+      op.latent = latent.view();
+      op.rope = rope.view();
+      op.slot_mapping = slot_mapping.view();
+      op.kv_cache = cache.view();
+      run(op, threads);
+      std::vector<std::int64_t> last(kSlots, 0xffff);  // what an untouched cache holds
+      for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t slot = slots[std::size_t(i)];
+        if (slot >= 0 && slot < kSlots) last[std::size_t(slot)] = i;
+      }
+      for (std::int64_t slot = 0; slot < kSlots; ++slot) {
+        ASSERT_EQ(cache.view().as<std::uint16_t>()[slot * 16], last[std::size_t(slot)])
+            << slot << " with " << threads << " threads";
+      }
+    }
+  }
+}
+
 TEST_P(AppendKvTest, LeavesPaddingBetweenRowsAlone) {
   const NewTokens tokens(KvFormat::kBf16, DataType::kI32, {1, 4});
   const cases::Tensor cache(DataType::kBf16, {2, 3, 1, 576}, {4 * 592, 592, 592, 1});
@@ -389,6 +428,59 @@ TEST_P(AppendKvTest, TakesOtherWidthsForPlainFormats) {
   run(op);
   EXPECT_EQ(cache.at({1, 1, 0, 23}), latent.at({0, 23}));
   EXPECT_EQ(cache.at({1, 1, 0, 24}), rope.at({0, 0}));
+}
+
+/// A part of a tensor's blocks.
+TensorView blocks_of(const TensorView& view, std::int64_t first, std::int64_t count) {
+  TensorView part = view;
+  part.data = view.as<std::byte>() + first * view.strides[0] * std::int64_t(size_of(view.type));
+  part.shape[0] = count;
+  return part;
+}
+
+// The cpu backend stores what is larger than some caches past them.
+TEST(LargeKvCache, HasTheBytesOfItsBlocksOneByOne) {
+  constexpr std::int64_t kBlocks = 30;
+  constexpr std::int64_t kPage = 2048;
+  for (const KvFormat format : kFp8Formats) {
+    const Fp8Sizes sizes = sizes_of(format);
+    const cases::Tensor kv(DataType::kBf16, {kBlocks, kPage, 1, sizes.width});
+    cases::Random random(8);
+    auto* values = kv.view().as<std::uint16_t>();
+    for (std::int64_t i = 0; i < kv.view().size(); ++i) values[i] = std::uint16_t(random.between(0, 0xffff));
+    const std::int64_t stride = (kPage * sizes.row + 575) / 576 * 576 + 16;
+    const cases::Tensor whole = cases::fp8_cache(format, kBlocks, kPage, stride);
+    const cases::Tensor parts = cases::fp8_cache(format, kBlocks, kPage, stride);
+    const cases::Tensor whole_back(DataType::kBf16, kv.shape());
+    const cases::Tensor parts_back(DataType::kBf16, kv.shape());
+    run_on("cpu", quantize(kv, whole), 2);
+    run_on("cpu", dequantize(whole, whole_back), 2);
+    for (std::int64_t block = 0; block < kBlocks; ++block) {
+      QuantizeKv quantize_part;
+      quantize_part.kv = blocks_of(kv.view(), block, 1);
+      quantize_part.kv_cache = blocks_of(parts.view(), block, 1);
+      run_on("cpu", quantize_part);
+      DequantizeKv dequantize_part;
+      dequantize_part.kv_cache = quantize_part.kv_cache;
+      dequantize_part.kv = blocks_of(parts_back.view(), block, 1);
+      run_on("cpu", dequantize_part);
+    }
+    ASSERT_TRUE(std::ranges::equal(whole.memory(), parts.memory())) << name_of(format);
+    ASSERT_TRUE(std::ranges::equal(whole_back.memory(), parts_back.memory())) << name_of(format);
+  }
+}
+
+TEST(LargeKvCache, HoldsWhatWasAppendedInAnyOrder) {
+  constexpr std::int64_t kTokens = 60'000;
+  for (const KvFormat format : kFormats) {
+    std::vector<std::int64_t> slots(kTokens);
+    for (std::int64_t i = 0; i < kTokens; ++i) slots[std::size_t(i)] = i * 7919 % kTokens;
+    const NewTokens tokens(format, DataType::kI64, slots);
+    const std::int64_t width = tokens.latent.shape()[1] + 64;
+    const cases::Tensor cache = make_cache(format, kTokens / 100, 100, 1, width);
+    run_on("cpu", tokens.op(cache), 2);
+    for (std::int64_t i = 0; i < kTokens; i += 599) expect_stored(cache, slots[std::size_t(i)], tokens, i);
+  }
 }
 
 }  // namespace
