@@ -13,7 +13,10 @@ namespace flashmla::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr std::int64_t kRowsAtOnce = 16;
+constexpr std::int64_t kRowsAtOnce = 64;
+
+/// How far ahead rows are fetched: the processor's own prefetcher stops at the end of each page.
+constexpr std::int64_t kRowsAhead = 4;
 
 struct Row {
   std::int64_t batch;
@@ -36,62 +39,95 @@ struct Row {
   }
 };
 
-/// A thread's buffers: one row as f32, and the sum.
-struct MergeBuffers {
-  float* row;
-  float* sum;
+std::int64_t bytes_of(const TensorView& out) {
+  return out.size() * static_cast<std::int64_t>(size_of(out.type));
+}
 
-  MergeBuffers(Workspace& workspace, std::size_t d_v)
-      : row(workspace.take<float>(d_v)), sum(workspace.take<float>(d_v)) {}
+std::size_t row_bytes(const TensorView& out) {
+  return static_cast<std::size_t>(out.shape[3]) * size_of(out.type);
+}
+
+/// What a thread needs.
+struct Merger {
+  const Engine& engine;
+  const void** rows;     ///< those of the states that saw something
+  float* weights;        ///< their lse, and then their weights
+  std::uint8_t* merged;  ///< a row that is streamed from here; null: rows are written where they belong
+
+  Merger(Workspace& workspace, const MergeStates& op)
+      : engine(engine_for(DataType::kBf16, DataType::kBf16)),  // multiplies no pairs: any types will do
+        rows(workspace.take<const void*>(op.outs.size())),
+        weights(workspace.take<float>(op.outs.size())),
+        merged(is_streamed(engine, bytes_of(op.out)) ? workspace.take<std::uint8_t>(row_bytes(op.out))
+                                                     : nullptr) {}
 };
 
-bool saw_nothing(float lse) { return std::isinf(lse); }
+ThreadMemory thread_memory(Workspace& workspace, const MergeStates& op, const Execution& on) {
+  return ThreadMemory(workspace, threads_of(on), [&](Workspace& mine) { Merger(mine, op); });
+}
 
-void merge_row(const MergeStates& op, const Engine& engine, const Row& row, const MergeBuffers& buffers) {
-  const auto d_v = static_cast<int>(op.out.shape[3]);
-  float max = -kInfinity;
-  for (const TensorView& lse : op.lses) {
-    if (!saw_nothing(row.lse(lse))) max = std::max(row.lse(lse), max);
+void prefetch(const MergeStates& op, const Row& row) {
+  constexpr std::size_t kLine = 64;
+  for (const TensorView& out : op.outs) {
+    const auto* begin = static_cast<const std::uint8_t*>(row.out(out));
+    for (std::size_t at = 0; at < row_bytes(out); at += kLine) __builtin_prefetch(begin + at);
   }
-  double total = 0;
-  std::fill_n(buffers.sum, d_v, 0.0f);
+}
+
+void merge_row(const MergeStates& op, const Row& row, const Merger& merger) {
+  int count = 0;
+  float max = -kInfinity;
   for (std::size_t state = 0; state < op.outs.size(); ++state) {
     const float lse = row.lse(op.lses[state]);
-    if (saw_nothing(lse)) continue;
-    const double weight = std::exp(static_cast<double>(lse) - max);
-    total += weight;
-    engine.widen(row.out(op.outs[state]), op.outs[state].type, d_v, buffers.row);
-    const auto factor = static_cast<float>(weight);
-    for (int i = 0; i < d_v; ++i) buffers.sum[i] += factor * buffers.row[i];
+    if (std::isinf(lse)) continue;  // it saw nothing
+    merger.rows[count] = row.out(op.outs[state]);
+    merger.weights[count] = lse;
+    max = std::max(lse, max);
+    ++count;
   }
-  const float scale = total == 0 ? 0.0f : static_cast<float>(1 / total);
-  engine.narrow(buffers.sum, scale, d_v, op.out.type, row.out(op.out));
-  row.lse(op.lse) = total == 0 ? kInfinity : static_cast<float>(max + std::log(total));
+  double total = 0;
+  for (int i = 0; i < count; ++i) {
+    const double weight = std::exp(static_cast<double>(merger.weights[i]) - max);
+    total += weight;
+    merger.weights[i] = static_cast<float>(weight);
+  }
+  const auto share = static_cast<float>(1 / total);
+  for (int i = 0; i < count; ++i) merger.weights[i] *= share;
+  void* out = row.out(op.out);
+  merger.engine.weighted_sum({.rows = merger.rows,
+                              .weights = merger.weights,
+                              .count = count,
+                              .type = op.outs[0].type,
+                              .width = static_cast<int>(op.out.shape[3]),
+                              .out_type = op.out.type,
+                              .out = merger.merged != nullptr ? merger.merged : out});
+  if (merger.merged != nullptr) {
+    merger.engine.streams.copy(merger.merged, static_cast<std::int64_t>(row_bytes(op.out)), out);
+  }
+  row.lse(op.lse) = count == 0 ? kInfinity : static_cast<float>(max + std::log(total));
 }
 
 }  // namespace
 
 std::size_t workspace_bytes(const MergeStates& op, const Execution& on) {
   Workspace workspace;
-  const auto d_v = static_cast<std::size_t>(op.out.shape[3]);
-  const ThreadMemory memory(workspace, threads_of(on), [&](Workspace& mine) { MergeBuffers(mine, d_v); });
+  thread_memory(workspace, op, on);
   return workspace.bytes();
 }
 
 void run(const MergeStates& op, const Execution& on) {
-  const int threads = threads_of(on);
-  const auto d_v = static_cast<std::size_t>(op.out.shape[3]);
   Workspace workspace(on);
-  const ThreadMemory memory(workspace, threads, [&](Workspace& mine) { MergeBuffers(mine, d_v); });
-  const Engine& engine = engine_for(DataType::kBf16, DataType::kBf16);
+  const ThreadMemory memory = thread_memory(workspace, op, on);
   const std::int64_t rows = op.out.shape[0] * op.out.shape[1] * op.out.shape[2];
-  parallel_for(threads, (rows + kRowsAtOnce - 1) / kRowsAtOnce, [&](int thread, std::int64_t item) {
+  parallel_for(threads_of(on), (rows + kRowsAtOnce - 1) / kRowsAtOnce, [&](int thread, std::int64_t item) {
     Workspace mine = memory.of(thread);
-    const MergeBuffers buffers(mine, d_v);
+    const Merger merger(mine, op);
     const std::int64_t end = std::min(rows, (item + 1) * kRowsAtOnce);
     for (std::int64_t row = item * kRowsAtOnce; row < end; ++row) {
-      merge_row(op, engine, Row(op.out, row), buffers);
+      prefetch(op, Row(op.out, std::min(row + kRowsAhead, rows - 1)));
+      merge_row(op, Row(op.out, row), merger);
     }
+    if (merger.merged != nullptr) merger.engine.streams.fence();
   });
 }
 

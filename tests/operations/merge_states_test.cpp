@@ -1,6 +1,7 @@
 // Merging attention results over disjoint keys.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -180,6 +181,47 @@ TEST_P(MergeStatesTest, MayWriteOverAnyOfItsInputs) {
       EXPECT_EQ(bytes_of(states.outs[over]), out);
       EXPECT_EQ(bytes_of(states.lses[over]), lse);
     }
+  }
+}
+
+// The cpu backend stores what is larger than some caches past them.
+TEST(LargeMergeStates, HaveTheBytesOfTheirSequencesOneByOne) {
+  constexpr std::int64_t kBatch = 12;
+  for (const DataType type : {DataType::kBf16, DataType::kF32}) {
+    const std::vector<std::int64_t> shape = {kBatch, 3, 2000, type == DataType::kF32 ? 136 : 264};
+    cases::Tensor outs[2], lses[2];
+    cases::Random random(3);
+    for (int s = 0; s < 2; ++s) {
+      outs[s] = cases::Tensor(type, shape);
+      lses[s] = cases::Tensor(DataType::kF32, {kBatch, 2000, 3});
+      fill_random(lses[s], random);
+      auto* bytes = outs[s].view().as<std::uint8_t>();
+      for (std::size_t i = 0; i < outs[s].memory().size(); ++i) {
+        bytes[i] = std::uint8_t(random.between(0, 63));  // small numbers of either type
+      }
+    }
+    const cases::Tensor out(type, shape), lse(DataType::kF32, lses[0].shape());
+    const cases::Tensor parts_out(type, shape), parts_lse(DataType::kF32, lses[0].shape());
+    const auto merge = [&](const TensorView& to, const TensorView& to_lse, std::int64_t first,
+                           std::int64_t count, int threads) {
+      const auto part = [&](TensorView view) {
+        view.data = view.as<std::byte>() + first * view.strides[0] * std::int64_t(size_of(view.type));
+        view.shape[0] = count;
+        return view;
+      };
+      const TensorView part_outs[] = {part(outs[0].view()), part(outs[1].view())};
+      const TensorView part_lses[] = {part(lses[0].view()), part(lses[1].view())};
+      MergeStates op;
+      op.outs = part_outs;
+      op.lses = part_lses;
+      op.out = part(to);
+      op.lse = part(to_lse);
+      run_on("cpu", op, threads);
+    };
+    merge(out.view(), lse.view(), 0, kBatch, 2);
+    for (std::int64_t b = 0; b < kBatch; ++b) merge(parts_out.view(), parts_lse.view(), b, 1, 1);
+    ASSERT_TRUE(std::ranges::equal(out.memory(), parts_out.memory()));
+    ASSERT_TRUE(std::ranges::equal(lse.memory(), parts_lse.memory()));
   }
 }
 
