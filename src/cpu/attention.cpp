@@ -80,6 +80,7 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
   queries_ = workspace.take<Unit>(panel_size(*engine_, d_qk_));
   key_scratch_ = workspace.take<float>(engine_->token_scratch(d_qk_));
   scores_ = workspace.take<float>(score_block_size(*engine_));
+  weights_ = take_factors(workspace, *engine_, scores_);
   correction_ = workspace.take<float>(kMaxRows);
   limits_ = workspace.take<std::int32_t>(kMaxRows);
   state_ = PartialState::take(workspace, kMaxRows, d_v);
@@ -111,9 +112,9 @@ bool Attention::set_limits(const std::int64_t* bounds) {
 void Attention::accumulate_rows(int first, int last, int tokens, const float* correction) {
   const ValueSum::Target to = {first, last, limited_ ? limits_ : nullptr, correction, state_.sums};
   if (values_are_keys_) {
-    value_sum_.add_units(scores_, key_scratch_, d_qk_, tokens, d_v_, to);
+    value_sum_.add_units(weights_, key_scratch_, d_qk_, tokens, d_v_, to);
   } else {
-    value_sum_.add(scores_, tokens, d_v_, to);
+    value_sum_.add(weights_, tokens, d_v_, to);
   }
 }
 
@@ -136,6 +137,7 @@ void Attention::attend_block(const std::int64_t* bounds) {
                     .scale_log2 = scale_log2_,
                     .limits = limits,
                     .scores = scores_,
+                    .factors = weights_,
                     .max = state_.max,
                     .sum = state_.sum,
                     .correction = correction_});

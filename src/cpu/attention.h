@@ -97,6 +97,7 @@ class Attention {
   float* key_scratch_;
   ValueSum value_sum_;
   float* scores_;
+  void* weights_;
   float* correction_;
   std::int32_t* limits_;
   PartialState state_;

@@ -179,7 +179,7 @@ class DecodeRun {
   void choose_row_blocks(int threads) {
     std::int64_t busy_parts = 0;
     for (std::int64_t p = 0; p < job_.request.parts; ++p) busy_parts += !schedule_.part(p).empty();
-    for (rows_in_block_ = kMaxRows;; rows_in_block_ /= 2) {
+    for (rows_in_block_ = kWideRows;; rows_in_block_ /= 2) {
       blocks_in_set_ = (job_.rows_in_set() + rows_in_block_ - 1) / rows_in_block_;
       const std::int64_t works = busy_parts * job_.shape.h_kv * job_.sets * blocks_in_set_;
       if (rows_in_block_ == kMinRows || works >= 2 * threads) return;
@@ -262,7 +262,7 @@ class DecodeRun {
   const DecodeJob& job_;
   const SharedState& shared_;
   ScheduleTensors schedule_;
-  std::int64_t rows_in_block_ = kMaxRows;
+  std::int64_t rows_in_block_ = kWideRows;
   std::int64_t blocks_in_set_ = 1;
 };
 

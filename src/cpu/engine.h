@@ -11,8 +11,12 @@ namespace flashmla::cpu {
 /// Most keys (or, in the backward pass, queries) that an engine handles together.
 inline constexpr int kMaxBlockTokens = 256;
 
-/// Rows (query tokens times heads) that share a block of keys.
-inline constexpr int kMaxRows = 128;
+/// Most rows (query tokens times heads) that share a block of keys: of attention with d_v = 128.
+inline constexpr int kMaxRows = 256;
+
+/// Rows that share a block where more state belongs to a row, so that all of it stays in the second-level
+/// cache: latent attention, with its 512 columns, and gradients.
+inline constexpr int kWideRows = 128;
 
 /// Columns that are summed up are padded to a multiple of this.
 inline constexpr int kColumnTile = 64;
@@ -40,7 +44,8 @@ struct SoftmaxBlock {
   std::int64_t rows;           ///< a multiple of Engine::lanes
   float scale_log2;            ///< softmax_scale * log2(e)
   const std::int32_t* limits;  ///< `[rows]`, never falling: keys that a row sees; null: all
-  float* scores;               ///< score block; in: not scaled, out: 2^(logit - max), zero if not seen
+  float* scores;               ///< score block, not scaled; overwritten
+  void* factors;               ///< factor block, out: 2^(logit - max), zero if not seen
   float* max;                  ///< `[rows]`, in and out: largest logit so far, base 2; -inf at first
   float* sum;                  ///< `[rows]`, in and out: sum of 2^(logit - max)
   float* correction;           ///< `[rows]`, out: factor for what was accumulated before
@@ -55,15 +60,19 @@ struct GradientBlock {
   const float* delta;             ///< <d_out, out> of each query
   const std::int32_t* first_row;  ///< `[tokens]`: a token and the rows `[first_row, last_row)` see each
   const std::int32_t* last_row;   ///< other
-  float* scores;                  ///< score block; in: <q, k>, out: P
-  float* d_weights;  ///< score block; in: <d_out, v>, out: softmax_scale * P * (d_weights - delta)
+  float* scores;                  ///< score block <q, k>; overwritten
+  float* d_weights;               ///< score block <d_out, v>; overwritten
+  void* weights;                  ///< factor block, out: P
+  void* d_scores;                 ///< factor block, out: softmax_scale * P * (d_weights - delta)
 };
 
+/// A *factor block* holds a number for each token and row in an engine's own form, for kMaxRows rows.
+///
 /// `sums[row][column] = sums[row][column] * correction[row] + sum over tokens of factors[token][row] *
 /// values[token][column]`, for rows `[first_row, last_row)`. Factors count with 16 bits at least: a bf16
 /// factor would be off by up to 2^-9, which shows wherever few keys, or many equal ones, carry the weight.
 struct Accumulation {
-  const float* factors;  ///< score block
+  const void* factors;  ///< factor block
   int first_row;
   int last_row;
   int tokens;
@@ -72,7 +81,6 @@ struct Accumulation {
   std::int64_t value_stride;   ///< numbers in a row of `values`
   std::int64_t columns;        ///< a multiple of kColumnTile
   const float* correction;     ///< `[rows]`; null: the sums start at zero
-  float* scratch;              ///< factor_scratch floats
   float* sums;                 ///< `[rows][stride]`
   std::int64_t stride;
 };
@@ -102,10 +110,10 @@ struct Streams {
 /// One way to multiply. All row pointers name rows of 16-bit numbers of type bf16 or f16.
 struct Engine {
   const char* instruction_set;
-  int pack;                    ///< numbers in a unit
-  int lanes;                   ///< rows that stand together
-  int block_tokens;            ///< tokens of a score block, at most kMaxBlockTokens
-  std::size_t factor_scratch;  ///< floats that accumulate needs
+  int pack;          ///< numbers in a unit
+  int lanes;         ///< rows that stand together
+  int block_tokens;  ///< tokens of a score block, at most kMaxBlockTokens
+  int factor_bytes;  ///< of a token and row in a factor block; 0: a score block serves as one, in place
 
   /// Floats that token_units and scores need for tokens of this width.
   std::size_t (*token_scratch)(int width);

@@ -207,7 +207,7 @@ U32 rest_of(U32 factor) {
 I32 pairs_of(U32 even, U32 odd) { return (I32)((even >> 16) | (odd & 0xffff0000)); }
 
 /// Factors of 16 rows and 32 tokens, as a high and a low tile `[row][token pair]`.
-void pack_factors(const float* factors, int tokens, Unit* to) {
+void pack_step(const float* factors, int tokens, Unit* to) {
   I32 high[kTile];
   I32 low[kTile];
   for (int pair = 0; pair < kTile; ++pair) {
@@ -223,6 +223,34 @@ void pack_factors(const float* factors, int tokens, Unit* to) {
   Base::transpose(low);
   __builtin_memcpy(to, high, sizeof(high));
   __builtin_memcpy(to + kTileUnits, low, sizeof(low));
+}
+
+/// A group of rows of a factor block: `[tokens / 32]` steps.
+void pack_group(const float* factors, int tokens, std::int64_t row, void* block) {
+  Unit* to = static_cast<Unit*>(block) + row / kTile * kGroupFactors;
+  for (int token = 0; token < tokens; token += kStepTokens, to += kStepFactors) {
+    pack_step(factors + token * kTile, tokens - token, to);
+  }
+}
+
+/// A group is packed while the first-level cache holds it.
+void softmax(const SoftmaxBlock& block) {
+  for (std::int64_t row = 0; row < block.rows; row += kTile) {
+    float* scores = block.scores + row * kTokens;
+    Base::softmax_group(block, row, scores);
+    pack_group(scores, block.tokens, row, block.factors);
+  }
+}
+
+template <bool kRowsAreQueries>
+void gradient(const GradientBlock& block) {
+  for (std::int64_t row = 0; row < block.rows; row += kTile) {
+    float* scores = block.scores + row * kTokens;
+    float* d_weights = block.d_weights + row * kTokens;
+    Base::gradient_group<kRowsAreQueries>(block, row, scores, d_weights);
+    pack_group(scores, block.tokens, row, block.weights);
+    pack_group(d_weights, block.tokens, row, block.d_scores);
+  }
 }
 
 /// Tokens that a group of rows, or its neighbour in a pair of groups, has factors for.
@@ -304,21 +332,13 @@ void correct(const Accumulation& work) {
 void accumulate(const Accumulation& work) {
   const int first_group = work.first_row / kTile;
   const int last_group = (work.last_row + kTile - 1) / kTile;
-  Unit* packed = reinterpret_cast<Unit*>(work.scratch);
-  for (int group = first_group; group < last_group; ++group) {
-    const int tokens = tokens_of_group(work, group);
-    for (int token = 0; token < tokens; token += kStepTokens) {
-      pack_factors(work.factors + (group * kTokens + token) * kTile, tokens - token,
-                   packed + group * kGroupFactors + token / kStepTokens * kStepFactors);
-    }
-  }
   correct(work);
   const TileState state;
   const bool from_zero = work.correction == nullptr;
   for (std::int64_t column = 0; column < work.columns; column += 2 * kTile) {
     const Unit* values = static_cast<const Unit*>(work.values) + column / (2 * kTile) * kColumnPairValues;
     for (int group = first_group; group < last_group; ++group) {
-      const Unit* factors = packed + group * kGroupFactors;
+      const Unit* factors = static_cast<const Unit*>(work.factors) + group * kGroupFactors;
       const int row = group * kTile;
       const int tokens = tokens_of_group(work, group);
       float* sums = work.sums + row * work.stride + column;
@@ -338,11 +358,14 @@ void accumulate(const Accumulation& work) {
 
 constexpr Engine amx_engine() {
   Engine engine = Base::engine("amx_bf16");
-  engine.factor_scratch = kMaxRows / kTile * kGroupFactors;
+  engine.factor_bytes = 2 * sizeof(std::uint16_t);
   engine.token_scratch = token_scratch;
   engine.value_panel_size = value_panel_size;
   engine.value_panel = value_panel;
   engine.scores = scores;
+  engine.softmax = softmax;
+  engine.gradient_of_query_rows = gradient<true>;
+  engine.gradient_of_key_rows = gradient<false>;
   engine.accumulate = accumulate;
   return engine;
 }

@@ -62,8 +62,10 @@ class GradientRows {
     panel_qk_ = workspace.take<Unit>(panel_size(*engine_, d_qk_));
     panel_vo_ = workspace.take<Unit>(panel_size(*engine_, d_v_));
     scratch_ = workspace.take<float>(engine_->token_scratch(std::max(d_qk_, d_v_)));
-    weights_ = workspace.take<float>(score_block_size(*engine_));
-    d_scores_ = workspace.take<float>(score_block_size(*engine_));
+    scores_ = workspace.take<float>(score_block_size(*engine_));
+    d_weights_ = workspace.take<float>(score_block_size(*engine_));
+    weights_ = take_factors(workspace, *engine_, scores_);
+    d_scores_ = take_factors(workspace, *engine_, d_weights_);
     lse_log2_ = workspace.take<float>(kMaxRows);
     delta_ = workspace.take<float>(kMaxRows);
     ones_ = workspace.take<float>(kMaxRows);
@@ -119,8 +121,8 @@ class GradientRows {
  private:
   /// Weights and gradients of the scores of a block.
   void multiply(const TokenBlock& block) {
-    multiply(panel_qk_, block.qk, block.count, d_qk_, weights_);
-    multiply(panel_vo_, block.vo, block.count, d_v_, d_scores_);
+    multiply(panel_qk_, block.qk, block.count, d_qk_, scores_);
+    multiply(panel_vo_, block.vo, block.count, d_v_, d_weights_);
     const bool rows_are_queries = side_ == Side::kQueries;
     const auto gradient = rows_are_queries ? engine_->gradient_of_query_rows : engine_->gradient_of_key_rows;
     gradient({.tokens = block.count,
@@ -130,8 +132,10 @@ class GradientRows {
               .delta = rows_are_queries ? delta_ : block.delta,
               .first_row = block.first_row,
               .last_row = block.last_row,
-              .scores = weights_,
-              .d_weights = d_scores_});
+              .scores = scores_,
+              .d_weights = d_weights_,
+              .weights = weights_,
+              .d_scores = d_scores_});
   }
 
   void multiply(const Unit* panel, const void* const* tokens, int count, int width, float* products) {
@@ -179,8 +183,10 @@ class GradientRows {
   Unit* panel_qk_;
   Unit* panel_vo_;
   float* scratch_;
-  float* weights_;  ///< score blocks: before, products of rows and tokens
-  float* d_scores_;
+  float* scores_;
+  float* d_weights_;
+  void* weights_;
+  void* d_scores_;
   float* lse_log2_;
   float* delta_;
   float* ones_;
@@ -250,7 +256,7 @@ struct BackwardJob {
   PackedBlocks blocks(Side side) const {
     return {op.cu_seqlens_q, shape.total_q, op.cu_seqlens_k,
             shape.total_k,   side,          side == Side::kQueries ? shape.h_q : shape.h_kv,
-            kMaxRows};
+            kWideRows};
   }
 
   RowPair query(std::int64_t token, std::int64_t head) const {

@@ -40,7 +40,7 @@ struct HeadBlock {
 
 void attend(const SparsePrefill& op, const HeadBlock& block, Attention& attention) {
   const PrefillShape shape = shape_of(op);
-  const void* queries[kMaxRows];
+  const void* queries[kWideRows];
   for (int row = 0; row < block.count; ++row) {
     queries[row] = op.q.as<const std::uint16_t>() + block.query * op.q.strides[0] +
                    (block.first_head + row) * op.q.strides[1];
@@ -82,19 +82,19 @@ void run(const SparsePrefill& op, const Execution& on) {
   const int threads = threads_of(on);
   Workspace workspace(on);
   const ThreadMemory memory(workspace, threads, [&](Workspace& mine) { attention_for(mine, op); });
-  const std::int64_t blocks = (shape.group() + kMaxRows - 1) / kMaxRows;
+  const std::int64_t blocks = (shape.group() + kWideRows - 1) / kWideRows;
   WorkQueue queue(shape.s_q * shape.h_kv * blocks);
   parallel(threads, [&](int thread) {
     Workspace mine = memory.of(thread);
     Attention attention = attention_for(mine, op);
     for (std::int64_t item = queue.take(); item >= 0; item = queue.take()) {
       const std::int64_t kv_head = item / blocks % shape.h_kv;
-      const std::int64_t first = item % blocks * kMaxRows;
+      const std::int64_t first = item % blocks * kWideRows;
       const HeadBlock block{
           .query = item / (blocks * shape.h_kv),
           .kv_head = kv_head,
           .first_head = kv_head * shape.group() + first,
-          .count = static_cast<int>(std::min<std::int64_t>(kMaxRows, shape.group() - first))};
+          .count = static_cast<int>(std::min<std::int64_t>(kWideRows, shape.group() - first))};
       attend(op, block, attention);
       write(op, block, attention);
     }

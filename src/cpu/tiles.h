@@ -371,7 +371,7 @@ struct Tiles {
   template <int kRows>
   static void value_tile(const Accumulation& work, int row, std::int64_t column) {
     constexpr int kVectors = Sizes::kColumnVectors;
-    const float* factors = work.factors + row / kLanes * kGroupSize + row % kLanes;
+    const float* factors = static_cast<const float*>(work.factors) + row / kLanes * kGroupSize + row % kLanes;
     const float* values = static_cast<const float*>(work.values) + column;
     float* out = work.sums + row * work.stride + column;
     const int tokens = work.limits == nullptr ? work.tokens : work.limits[row + kRows - 1];
@@ -471,53 +471,64 @@ struct Tiles {
     return any != 0;
   }
 
-  static void softmax(const SoftmaxBlock& block) {
+  /// The softmax of one group of rows; `weights` may be its scores.
+  static void softmax_group(const SoftmaxBlock& block, std::int64_t row, float* weights) {
     const F32 scale = M::all(block.scale_log2);
+    const float* scores = block.scores + row * kTokensInBlock;
+    const SeenTokens seen(block, row);
+    const F32 old_max = load<F32>(block.max + row);
+    const F32 max = largest_logit(scores, seen, scale, old_max);
+    const F32 base = max == M::all(-kInfinity) ? F32{} : max;  // a row that has seen nothing yet
+    const F32 correction = M::exp2(old_max - base);
+    F32 sum = load<F32>(block.sum + row) * correction;
+    const auto weigh = [&](int t, F32 logit) {
+      const F32 weight = M::exp2(logit - base);
+      sum += weight;
+      store(weights + t * kLanes, weight);
+    };
+    int t = 0;
+    for (; t < seen.all; ++t) weigh(t, load<F32>(scores + t * kLanes) * scale);
+    for (; t < seen.some; ++t) weigh(t, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
+    for (; t < block.tokens; ++t) store(weights + t * kLanes, F32{});
+    store(block.max + row, max);
+    store(block.sum + row, sum);
+    store(block.correction + row, correction);
+  }
+
+  static void softmax(const SoftmaxBlock& block) {
     for (std::int64_t row = 0; row < block.rows; row += kLanes) {
-      float* scores = block.scores + row * kTokensInBlock;
-      const SeenTokens seen(block, row);
-      const F32 old_max = load<F32>(block.max + row);
-      const F32 max = largest_logit(scores, seen, scale, old_max);
-      const F32 base = max == M::all(-kInfinity) ? F32{} : max;  // a row that has seen nothing yet
-      const F32 correction = M::exp2(old_max - base);
-      F32 sum = load<F32>(block.sum + row) * correction;
-      const auto weigh = [&](int t, F32 logit) {
-        const F32 weight = M::exp2(logit - base);
-        sum += weight;
-        store(scores + t * kLanes, weight);
+      softmax_group(block, row, static_cast<float*>(block.factors) + row * kTokensInBlock);
+    }
+  }
+
+  /// The gradients of one group of rows; `weights` and `d_scores` may be its scores and d_weights.
+  template <bool kRowsAreQueries>
+  static void gradient_group(const GradientBlock& block, std::int64_t row, float* weights, float* d_scores) {
+    I32 rows = I32{} + static_cast<std::int32_t>(row);
+    for (int i = 0; i < kLanes; ++i) rows[i] += i;
+    const F32 scale_log2 = M::all(block.softmax_scale * 1.44269504f);
+    const F32 scale = M::all(block.softmax_scale);
+    for (int t = 0; t < block.tokens; ++t) {
+      const std::int64_t at = row * kTokensInBlock + t * kLanes;
+      const auto of_query = [&](const float* values) {
+        return kRowsAreQueries ? load<F32>(values + row) : M::all(values[t]);
       };
-      int t = 0;
-      for (; t < seen.all; ++t) weigh(t, load<F32>(scores + t * kLanes) * scale);
-      for (; t < seen.some; ++t) weigh(t, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
-      for (; t < block.tokens; ++t) store(scores + t * kLanes, F32{});
-      store(block.max + row, max);
-      store(block.sum + row, sum);
-      store(block.correction + row, correction);
+      const F32 logit = load<F32>(block.scores + at) * scale_log2;
+      const F32 exponent = logit - of_query(block.lse_log2);
+      // A logit is not larger than lse, but for rounding and for an lse that belongs to something else.
+      const F32 weight = M::exp2(exponent > M::all(128.0f) ? M::all(128.0f) : exponent);
+      const F32 d_weight = load<F32>(block.d_weights + at) - of_query(block.delta);
+      const I32 seen = (rows >= I32{} + block.first_row[t]) & (rows < I32{} + block.last_row[t]);
+      store(weights + t * kLanes, seen ? weight : F32{});
+      store(d_scores + t * kLanes, seen ? weight * d_weight * scale : F32{});
     }
   }
 
   template <bool kRowsAreQueries>
   static void gradient(const GradientBlock& block) {
-    I32 lane{};
-    for (int i = 0; i < kLanes; ++i) lane[i] = i;
-    const F32 scale_log2 = M::all(block.softmax_scale * 1.44269504f);
-    const F32 scale = M::all(block.softmax_scale);
     for (std::int64_t row = 0; row < block.rows; row += kLanes) {
-      const I32 rows = lane + static_cast<std::int32_t>(row);
-      for (int t = 0; t < block.tokens; ++t) {
-        const std::int64_t at = row * kTokensInBlock + t * kLanes;
-        const auto of_query = [&](const float* values) {
-          return kRowsAreQueries ? load<F32>(values + row) : M::all(values[t]);
-        };
-        const F32 logit = load<F32>(block.scores + at) * scale_log2;
-        const F32 exponent = logit - of_query(block.lse_log2);
-        // A logit is not larger than lse, but for rounding and for an lse that belongs to something else.
-        const F32 weight = M::exp2(exponent > M::all(128.0f) ? M::all(128.0f) : exponent);
-        const F32 d_weight = load<F32>(block.d_weights + at) - of_query(block.delta);
-        const I32 seen = (rows >= I32{} + block.first_row[t]) & (rows < I32{} + block.last_row[t]);
-        store(block.scores + at, seen ? weight : F32{});
-        store(block.d_weights + at, seen ? weight * d_weight * scale : F32{});
-      }
+      gradient_group<kRowsAreQueries>(block, row, static_cast<float*>(block.weights) + row * kTokensInBlock,
+                                      static_cast<float*>(block.d_scores) + row * kTokensInBlock);
     }
   }
 
@@ -607,7 +618,7 @@ struct Tiles {
             .pack = kPack,
             .lanes = kLanes,
             .block_tokens = kTokensInBlock,
-            .factor_scratch = 0,
+            .factor_bytes = 0,
             .token_scratch = token_scratch,
             .value_panel_size = value_panel_size,
             .pack_rows = pack_rows,

@@ -8,8 +8,7 @@ namespace flashmla::cpu {
 ValueSum::ValueSum(Workspace& workspace, const Engine& engine, DataType type, int width)
     : engine_(&engine),
       type_(type),
-      panel_(workspace.take<float>(engine.value_panel_size(columns_of(width)))),
-      scratch_(workspace.take<float>(engine.factor_scratch)) {}
+      panel_(workspace.take<float>(engine.value_panel_size(columns_of(width)))) {}
 
 bool ValueSum::all_finite(const void* const* values, int count, int width) const {
   return std::all_of(values, values + count,
@@ -20,7 +19,7 @@ void ValueSum::load(const void* const* values, int count, int width) const {
   engine_->value_panel(values, type_, count, width, columns_of(width), panel_);
 }
 
-void ValueSum::add_units(const float* factors, const float* values, std::int64_t value_stride, int count,
+void ValueSum::add_units(const void* factors, const float* values, std::int64_t value_stride, int count,
                          int width, const Target& to) const {
   engine_->accumulate({.factors = factors,
                        .first_row = to.first_row,
@@ -31,7 +30,6 @@ void ValueSum::add_units(const float* factors, const float* values, std::int64_t
                        .value_stride = value_stride,
                        .columns = columns_of(width),
                        .correction = to.correction,
-                       .scratch = scratch_,
                        .sums = to.sums,
                        .stride = stride_of(width)});
 }

@@ -23,6 +23,12 @@ inline std::size_t score_block_size(const Engine& engine) {
   return static_cast<std::size_t>(engine.block_tokens) * kMaxRows;
 }
 
+/// Takes a factor block from the workspace; `scores` itself where it serves as one.
+inline void* take_factors(Workspace& workspace, const Engine& engine, float* scores) {
+  const std::size_t bytes = static_cast<std::size_t>(engine.factor_bytes) * score_block_size(engine);
+  return bytes == 0 ? scores : static_cast<void*>(workspace.take<std::byte>(bytes));
+}
+
 class ValueSum {
  public:
   /// Rows of up to `width` numbers.
@@ -47,12 +53,12 @@ class ValueSum {
 
   /// Adds `factors[token][row] * values[token]` to rows `[first_row, last_row)`, for the `count` tokens of
   /// the panel.
-  void add(const float* factors, int count, int width, const Target& to) const {
+  void add(const void* factors, int count, int width, const Target& to) const {
     add_units(factors, panel_, columns_of(width), count, width, to);
   }
 
   /// The same for values that are f32 units already, `value_stride` numbers apart.
-  void add_units(const float* factors, const float* values, std::int64_t value_stride, int count, int width,
+  void add_units(const void* factors, const float* values, std::int64_t value_stride, int count, int width,
                  const Target& to) const;
 
   bool all_finite(const void* const* values, int count, int width) const;
@@ -61,7 +67,6 @@ class ValueSum {
   const Engine* engine_;
   DataType type_;
   float* panel_;
-  float* scratch_;
 };
 
 }  // namespace flashmla::cpu

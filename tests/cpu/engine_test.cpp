@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -82,14 +83,48 @@ class EngineTest : public testing::TestWithParam<const Engine*> {
     return scores;
   }
 
+  /// A factor block: this memory, or that of `scores` where an engine works in place.
+  struct Factors {
+    std::vector<std::byte> memory;
+    void* block;
+    Factors(const Engine& engine, std::vector<float>& scores)
+        : memory(static_cast<std::size_t>(engine.factor_bytes) * kMaxRows *
+                 static_cast<std::size_t>(engine.block_tokens)),
+          block(memory.empty() ? static_cast<void*>(scores.data()) : memory.data()) {}
+  };
+
+  /// Adds values of kColumnTile columns, times the numbers of a score block, to `sums`.
+  void accumulate_products(std::vector<float> numbers, const Rows& values, int tokens, int first, int last,
+                           const float* correction, std::vector<float>& sums) const {
+    // With P = 2^0 and delta = 0, the gradients of the scores are those of the weights.
+    const std::size_t rows = numbers.size() / static_cast<std::size_t>(engine().block_tokens);
+    std::vector<float> zeros(numbers.size());
+    const std::vector<float> nothing(rows);
+    const std::vector<std::int32_t> from(static_cast<std::size_t>(tokens), 0);
+    const std::vector<std::int32_t> to(static_cast<std::size_t>(tokens), static_cast<std::int32_t>(rows));
+    const Factors ones(engine(), zeros);
+    const Factors factors(engine(), numbers);
+    engine().gradient_of_query_rows({.tokens = tokens,
+                                     .rows = static_cast<std::int64_t>(rows),
+                                     .softmax_scale = 1,
+                                     .lse_log2 = nothing.data(),
+                                     .delta = nothing.data(),
+                                     .first_row = from.data(),
+                                     .last_row = to.data(),
+                                     .scores = zeros.data(),
+                                     .d_weights = numbers.data(),
+                                     .weights = ones.block,
+                                     .d_scores = factors.block});
+    accumulate(factors.block, values, tokens, first, last, nullptr, correction, sums);
+  }
+
   /// Values of kColumnTile columns onto `sums`.
-  void accumulate(const std::vector<float>& factors, const Rows& values, int tokens, int first, int last,
+  void accumulate(const void* factors, const Rows& values, int tokens, int first, int last,
                   const std::int32_t* limits, const float* correction, std::vector<float>& sums) const {
     std::vector<float> panel(engine().value_panel_size(kColumnTile), kInfinity);
     engine().value_panel(values.pointers.data(), DataType::kBf16, tokens, kColumnTile, kColumnTile,
                          panel.data());
-    std::vector<float> scratch(engine().factor_scratch, kInfinity);
-    engine().accumulate({.factors = factors.data(),
+    engine().accumulate({.factors = factors,
                          .first_row = first,
                          .last_row = last,
                          .tokens = tokens,
@@ -98,7 +133,6 @@ class EngineTest : public testing::TestWithParam<const Engine*> {
                          .value_stride = kColumnTile,
                          .columns = kColumnTile,
                          .correction = correction,
-                         .scratch = scratch.data(),
                          .sums = sums.data(),
                          .stride = kColumnTile});
   }
@@ -356,12 +390,13 @@ struct SoftmaxState {
         correction(static_cast<std::size_t>(rows)) {}
 
   SoftmaxBlock block(int tokens, std::int64_t rows, double scale_log2, const std::int32_t* limits,
-                     float* scores) {
+                     float* scores, void* factors) {
     return {.tokens = tokens,
             .rows = rows,
             .scale_log2 = static_cast<float>(scale_log2),
             .limits = limits,
             .scores = scores,
+            .factors = factors,
             .max = max.data(),
             .sum = sum.data(),
             .correction = correction.data()};
@@ -393,8 +428,9 @@ TEST_P(EngineTest, SoftmaxAndAccumulateGiveTheWeightedMean) {
                                                                : -kInfinity);
         }
       }
-      engine().softmax(state.block(tokens, rows, kScaleLog2, limits.data(), scores.data()));
-      accumulate(scores, block_values, tokens, 0, kRows, limits.data(),
+      const Factors factors(engine(), scores);
+      engine().softmax(state.block(tokens, rows, kScaleLog2, limits.data(), scores.data(), factors.block));
+      accumulate(factors.block, block_values, tokens, 0, kRows, limits.data(),
                  block == 0 ? nullptr : state.correction.data(), sums);
     }
     for (std::size_t row = 0; row < kRows; ++row) {
@@ -426,7 +462,7 @@ TEST_P(EngineTest, AccumulateLeavesOtherRowsAlone) {
   for (const auto& [first, last] : {std::pair{0, 1}, {3, 5}, {7, 33}, {16, 32}, {31, 40}}) {
     const std::vector<float> factors = score_block(rows, 1.0f);
     std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile), 7.0f);
-    accumulate(factors, values, kTokens, first, last, nullptr, ones.data(), sums);
+    accumulate_products(factors, values, kTokens, first, last, ones.data(), sums);
     for (int row = 0; row < rows; ++row) {
       for (int i = 0; i < kColumnTile; ++i) {
         double expected = 7;
@@ -444,7 +480,7 @@ TEST_P(EngineTest, FactorsCountWithSixteenBits) {
   std::fill(one.bits[0].begin(), one.bits[0].end(), float_to_bf16(1.0f));
   for (const float factor : {1.0f, 1.00390625f, 0.99999f, -1.2345678f, 3e38f, -1e-30f}) {
     std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile));
-    accumulate(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, nullptr, sums);
+    accumulate_products(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, sums);
     ASSERT_NEAR(sums[0] / factor, 1.0, 0x1p-15) << factor;
   }
 }
@@ -456,7 +492,7 @@ TEST_P(EngineTest, InfiniteFactorsAndValuesGiveInfinity) {
       Rows one = random_rows(1, kColumnTile);
       std::fill(one.bits[0].begin(), one.bits[0].end(), float_to_bf16(value));
       std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile));
-      accumulate(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, nullptr, sums);
+      accumulate_products(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, sums);
       if (std::isinf(factor * value)) {
         ASSERT_EQ(sums[5], factor * value) << factor << " * " << value;
       } else {
@@ -470,8 +506,8 @@ TEST_P(EngineTest, SoftmaxOfTheLargestLogitIsExactlyOne) {
   const std::int64_t rows = engine().lanes;
   SoftmaxState state(rows);
   std::vector<float> scores = score_block(rows, 1.2345f);
-  engine().softmax(state.block(3, rows, 0.7, nullptr, scores.data()));
-  for (int token = 0; token < 3; ++token) EXPECT_EQ(scores[at(token, 1)], 1.0f);
+  const Factors factors(engine(), scores);
+  engine().softmax(state.block(3, rows, 0.7, nullptr, scores.data(), factors.block));
   EXPECT_EQ(state.sum[1], 3.0f);
 }
 
@@ -481,7 +517,8 @@ TEST_P(EngineTest, NanInAScoreMakesItsRowNan) {
   std::vector<float> scores = score_block(rows, 1.0f);
   scores[at(2, 1)] = std::nanf("");
   scores[at(2, 0)] = kInfinity;
-  engine().softmax(state.block(4, rows, 1.0, nullptr, scores.data()));
+  const Factors factors(engine(), scores);
+  engine().softmax(state.block(4, rows, 1.0, nullptr, scores.data(), factors.block));
   EXPECT_TRUE(std::isnan(state.sum[1]));
   EXPECT_TRUE(std::isnan(state.max[1]));
   EXPECT_TRUE(std::isnan(state.sum[0]));
