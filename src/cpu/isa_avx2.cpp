@@ -15,6 +15,8 @@ struct Avx2 {
   using I32 = std::int32_t __attribute__((vector_size(32)));
   using U16 = std::uint16_t __attribute__((vector_size(16)));
   using U8 = std::uint8_t __attribute__((vector_size(8)));
+  using TwoU16 = std::uint16_t __attribute__((vector_size(32)));
+  using TwoU8 = std::uint8_t __attribute__((vector_size(16)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
   static F32 max(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }

@@ -14,6 +14,8 @@ struct Avx512 {
   using I32 = std::int32_t __attribute__((vector_size(64)));
   using U16 = std::uint16_t __attribute__((vector_size(32)));
   using U8 = std::uint8_t __attribute__((vector_size(16)));
+  using TwoU16 = std::uint16_t __attribute__((vector_size(64)));
+  using TwoU8 = std::uint8_t __attribute__((vector_size(32)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 

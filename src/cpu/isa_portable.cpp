@@ -11,6 +11,8 @@ struct Portable {
   using I32 = std::int32_t __attribute__((vector_size(16)));
   using U16 = std::uint16_t __attribute__((vector_size(8)));
   using U8 = std::uint8_t __attribute__((vector_size(4)));
+  using TwoU16 = std::uint16_t __attribute__((vector_size(16)));
+  using TwoU8 = std::uint8_t __attribute__((vector_size(8)));
 
   static F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
   static F32 max(F32 a, F32 b) { return a > b ? a : b; }

@@ -77,27 +77,54 @@ class SelectedKeys {
 
   bool next(KeyBlock& block) {
     block.count = 0;
-    const std::int64_t first_count = selections_[0].count;
     for (; position_ < end_ && block.count < block.capacity; ++position_) {
-      const bool in_first = position_ < first_count;
-      const Selection& selection = selections_[in_first ? 0 : 1];
-      const std::int64_t index = selection.indices[in_first ? position_ : position_ - first_count];
-      if (index < 0 || index >= selection.cache.tokens()) continue;
-      const void* row = row_of(selection.cache, index, block.count);
-      block.keys[block.count] = block.values[block.count] = row;
+      fetch(position_ + kRowsAhead);
+      const Place place = place_at(position_);
+      if (place.cache == nullptr) continue;
+      block.keys[block.count] = block.values[block.count] = row_at(place, block.count);
       block.positions[block.count++] = position_;
     }
     return block.count > 0;
   }
 
  private:
-  const void* row_of(const PagedCache& cache, std::int64_t index, int at) const {
-    const std::int64_t block = index / cache.page;
-    const std::int64_t row = index % cache.page;
-    if (engine_ == nullptr) return cache.plain_row(block, row, head_);
+  static constexpr std::int64_t kRowsAhead = 8;
+
+  /// A token of a cache; no cache if the index is not valid.
+  struct Place {
+    const PagedCache* cache;
+    std::int64_t block;
+    std::int64_t row;
+  };
+
+  Place place_at(std::int64_t position) const {
+    const std::int64_t first_count = selections_[0].count;
+    const bool in_first = position < first_count;
+    const Selection& selection = selections_[in_first ? 0 : 1];
+    const std::int64_t index = selection.indices[in_first ? position : position - first_count];
+    if (index < 0 || index >= selection.cache.tokens()) return {nullptr, 0, 0};
+    return {&selection.cache, index / selection.cache.page, index % selection.cache.page};
+  }
+
+  /// Has a row fetched that is dequantized soon: rows lie anywhere, so the processor cannot know.
+  void fetch(std::int64_t position) const {
+    if (engine_ == nullptr || position >= end_) return;
+    const Place place = place_at(position);
+    if (place.cache == nullptr) return;
+    with_fp8_format(format_, [&]<class Format>() {
+      constexpr int kLine = 64;
+      const Fp8Token token = Format::token(*place.cache, place.block, place.row);
+      for (int byte = 0; byte < Format::kRowBytes; byte += kLine) __builtin_prefetch(token.values + byte);
+      __builtin_prefetch(token.scales);
+    });
+  }
+
+  /// The row of a token; one of an FP8 cache is dequantized to row `at`.
+  const void* row_at(const Place& place, int at) const {
+    if (engine_ == nullptr) return place.cache->plain_row(place.block, place.row, head_);
     std::uint16_t* bf16 = rows_ + at * width_;
     with_fp8_format(format_, [&]<class Format>() {
-      load_token<Format>(*engine_, Format::token(cache, block, row), bf16);
+      load_token<Format>(*engine_, Format::token(*place.cache, place.block, place.row), bf16);
     });
     return bf16;
   }

@@ -3,10 +3,10 @@
 // another header is called, so that no code for one processor is linked into the path of another.
 //
 // A file provides `Vector`:
-//   kLanes; F32, I32, U16, U8 (GCC vectors of kLanes elements); fma(a, b, c) = a * b + c with one rounding;
-//   max(a, b): b if one is NaN; widen(U16), widen(U8) -> I32; widen_f16(U16) -> F32; narrow_f16(F32) -> U16;
-//   and where it can store past the caches: stream(to, value) for I32, U8 and Bytes16, to a multiple of the
-//   value's size, and stream_fence().
+//   kLanes; F32, I32, U16, U8 (GCC vectors of kLanes elements), TwoU16, TwoU8 (of twice as many); fma(a, b,
+//   c) = a * b + c with one rounding; max(a, b): b if one is NaN; widen(U16), widen(U8) -> I32;
+//   widen_f16(U16) -> F32; narrow_f16(F32) -> U16; and where it can store past the caches: stream(to, value)
+//   for I32, U8 and Bytes16, to a multiple of the value's size, and stream_fence().
 #pragma once
 
 #include <cstdint>
@@ -542,15 +542,41 @@ struct Tiles {
 
   // --- FP8 ---
 
+  /// Codes of normal numbers times 2^power, by integers alone: an e4m3 code is a bf16 number but for its
+  /// place and bias. Tells whether all codes were such; if not, what is written is of no use.
+  static bool dequantize_normal(const std::uint8_t* values, int power, int count, std::uint16_t* out) {
+    using Codes = typename V::TwoU8;
+    using Wide = typename V::TwoU16;
+    const Wide bias = Wide{} + static_cast<std::uint16_t>((120 + power) << 7);
+    Wide others{};  // a sign bit where a code is below the normal ones or above
+    for (int i = 0; i < count; i += 2 * kLanes) {
+      const Wide code = __builtin_convertvector(load<Codes>(values + i), Wide);
+      const Wide magnitude = code & 0x7f;
+      others |= (magnitude - 0x08) | (0x7e - magnitude);
+      store(out + i, ((magnitude << 4) + bias) | ((code << 8) & 0x8000));
+    }
+    std::uint64_t words[sizeof(others) / sizeof(std::uint64_t)];
+    __builtin_memcpy(words, &others, sizeof(others));
+    std::uint64_t any = 0;
+    for (const std::uint64_t word : words) any |= word;
+    return (any & 0x8000800080008000) == 0;
+  }
+
+  /// e4m3 values of one group.
+  static void dequantize_group(const std::uint8_t* values, float scale, int count, std::uint16_t* out) {
+    const std::int32_t bits = bits_as<std::int32_t>(scale);
+    const int power = (bits >> 23) - 127;
+    const bool is_power = (bits & 0x7fffff) == 0 && power >= -120 && power <= 119;
+    if (is_power && dequantize_normal(values, power, count, out)) return;
+    for (int i = 0; i < count; i += kLanes) {
+      const F32 value = M::widen_e4m3(V::widen(load<U8>(values + i)));
+      store(out + i, M::narrow_bf16(value * M::all(scale)));
+    }
+  }
+
   static void dequantize(const std::uint8_t* values, const float* scales, int groups, int group,
                          std::uint16_t* out) {
-    for (int g = 0; g < groups; ++g) {
-      const F32 scale = M::all(scales[g]);
-      for (int i = g * group; i < (g + 1) * group; i += kLanes) {
-        const F32 value = M::widen_e4m3(V::widen(load<U8>(values + i)));
-        store(out + i, M::narrow_bf16(value * scale));
-      }
-    }
+    for (int g = 0; g < groups; ++g) dequantize_group(values + g * group, scales[g], group, out + g * group);
   }
 
   template <class Store>

@@ -208,6 +208,27 @@ TEST_P(EngineTest, DequantizeGivesTheBitsOfTheFormat) {
   }
 }
 
+TEST_P(EngineTest, DequantizeOfNormalNumbersAndOfOneOtherGivesTheBitsOfTheFormat) {
+  constexpr int kGroup = 64;
+  std::uniform_int_distribution<int> normal_code(0x08, 0x7e);
+  for (int power = -126; power <= 127; ++power) {
+    for (const float factor : {1.0f, 1.5f}) {
+      const float scale = std::ldexp(factor, power);
+      for (const int other : {-1, 0x00, 0x80, 0x07, 0x7f, 0xff}) {
+        std::vector<std::uint8_t> codes(kGroup);
+        for (auto& code : codes) code = static_cast<std::uint8_t>(normal_code(random_) | (random_() & 0x80));
+        if (other >= 0) codes[random_() % kGroup] = static_cast<std::uint8_t>(other);
+        std::vector<std::uint16_t> out(kGroup);
+        engine().dequantize(codes.data(), &scale, 1, kGroup, out.data());
+        for (std::size_t i = 0; i < kGroup; ++i) {
+          ASSERT_TRUE(same_number(bf16_to_float(out[i]), bf16_to_float(fp8_value_to_bf16(codes[i], scale))))
+              << "code " << int{codes[i]} << ", scale " << scale;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(EngineTest, QuantizeGivesTheBytesOfTheFormat) {
   std::vector<std::uint16_t> source;
   for (std::uint32_t i = 0; i < 65536; ++i) source.push_back(static_cast<std::uint16_t>(i));
