@@ -93,8 +93,9 @@ void Attention::begin(const void* const* queries, int count) {
   engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
   std::fill_n(state_.max, rows_, -kInfinity);
   std::fill_n(state_.sum, rows_, 0.0f);
-  std::fill_n(state_.sums, count * state_.stride, 0.0f);
 }
+
+void Attention::clear_sums() { std::fill_n(state_.sums, count_ * state_.stride, 0.0f); }
 
 /// Tokens of the block that each row sees; false if every row sees all.
 bool Attention::set_limits(const std::int64_t* bounds) {

@@ -70,6 +70,7 @@ class Attention {
   template <class Source>
   void attend(Source& source, const std::int64_t* bounds) {
     while (source.next(block_)) attend_block(bounds);
+    if (!started_) clear_sums();
   }
 
   const PartialState& state() const { return state_; }
@@ -77,6 +78,7 @@ class Attention {
 
  private:
   void attend_block(const std::int64_t* bounds);
+  void clear_sums();
   bool set_limits(const std::int64_t* bounds);
   void accumulate_rows(int first, int last, int tokens, const float* correction);
 

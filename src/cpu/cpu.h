@@ -10,8 +10,8 @@
 
 namespace flashmla::cpu {
 
-/// Name of the instruction set that the kernels use on this machine: `avx512_bf16`, `avx512`, `avx2` or
-/// `portable`. Throws Error if FLASHMLA_CPU_ISA names none that the processor has.
+/// Name of the instruction set that the kernels use on this machine for bf16: `amx_bf16`, `avx512_bf16`,
+/// `avx512`, `avx2` or `portable`. Throws Error if FLASHMLA_CPU_ISA names none that the processor has.
 std::string_view instruction_set();
 
 std::size_t workspace_bytes(const DenseDecode& op, const Execution& on);

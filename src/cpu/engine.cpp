@@ -61,7 +61,7 @@ bool processor_has_amx_bf16() {
 #endif
 }
 
-/// Every engine's name and whether this processor can run it, best first.
+/// Every engine's name and whether this processor can run it, each with more instructions than the next.
 struct Candidate {
   std::string_view name;
   const Engine* engine;
@@ -80,30 +80,49 @@ struct Choice {
   const Engine* f32 = nullptr;   ///< the best one that multiplies f32
 };
 
-/// The best engines from the one named `wanted` on; from the first one if nothing is wanted.
-Choice choose(std::string_view wanted) {
+/// Intel's processors without tiles multiply f32 at twice the rate of bf16 pairs (measured: docs/cpu.md).
+bool bf16_pairs_are_slow() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
+/// The engine named, and the best one from there on that multiplies f32.
+Choice choose_from(std::string_view wanted) {
   constexpr std::string_view kVariable = "FLASHMLA_CPU_ISA";
-  bool found = wanted.empty();
   Choice choice;
   for (const auto& [name, engine] : candidates()) {
     if (name == wanted && engine == nullptr) {
       fail(ErrorKind::kValue, kVariable, wanted, " is an instruction set that this processor does not have");
     }
-    found |= name == wanted;
-    if (!found || engine == nullptr) continue;
-    if (choice.bf16 == nullptr) choice.bf16 = engine;
+    if (name == wanted) choice.bf16 = engine;
+    if (choice.bf16 == nullptr || engine == nullptr) continue;
     if (choice.f32 == nullptr && engine->pack == 1) choice.f32 = engine;
   }
-  if (!found) {
+  if (choice.bf16 == nullptr) {
     fail(ErrorKind::kValue, kVariable, "must be amx_bf16, avx512_bf16, avx512, avx2 or portable, got \"",
          wanted, "\"");
   }
   return choice;
 }
 
+Choice choose_best() {
+  Choice choice;
+  for (const auto& [name, engine] : candidates()) {
+    if (engine == nullptr) continue;
+    if (choice.f32 == nullptr && engine->pack == 1) choice.f32 = engine;
+    const bool slow = engine == kAvx512Bf16Engine && bf16_pairs_are_slow();
+    if (choice.bf16 == nullptr && !slow) choice.bf16 = engine;
+  }
+  return choice;
+}
+
 const Choice& choice() {
   const char* variable = std::getenv("FLASHMLA_CPU_ISA");
-  static const Choice chosen = choose(variable == nullptr ? "" : variable);
+  static const Choice chosen =
+      variable == nullptr || *variable == '\0' ? choose_best() : choose_from(variable);
   return chosen;
 }
 

@@ -183,9 +183,9 @@ inline bool is_streamed(const Engine& engine, std::int64_t bytes) {
 /// The engines that this processor can run, best first.
 std::vector<const Engine*> engines();
 
-/// The engine for products of these 16-bit types on this machine: bf16 pairs where both are bf16 and the
-/// processor multiplies them, f32 otherwise. The environment variable FLASHMLA_CPU_ISA may name a
-/// lesser one: it is how all engines are tested on one machine. Throws Error if it names none that can run.
+/// The engine for products of these 16-bit types on this machine: where both are bf16, tiles or bf16 pairs
+/// where they are fast, f32 otherwise. The environment variable FLASHMLA_CPU_ISA may name a lesser one: it is
+/// how all engines are tested on one machine. Throws Error if it names none that can run.
 const Engine& engine_for(DataType a, DataType b);
 
 // One per instruction set; null where the library was built for another architecture.

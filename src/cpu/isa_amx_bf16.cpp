@@ -24,10 +24,11 @@ using Base = Tiles<Bf16Operand<Avx512Bf16>, kTokens>;
 using I32 = Avx512::I32;
 using U32 = std::uint32_t __attribute__((vector_size(64)));
 
-/// All tiles have their full size while this lives.
+/// Tiles have their full size while this lives, but for the sums (0 to 3) and their `a` operands (4 and 5) of
+/// `rows` rows, whose product takes as long as it has rows.
 class TileState {
  public:
-  TileState() {
+  explicit TileState(int rows = kTile) {
     struct alignas(64) {
       std::uint8_t palette = 1;
       std::uint8_t start_row = 0;
@@ -37,7 +38,7 @@ class TileState {
     } config;
     for (int i = 0; i < 8; ++i) {
       config.row_bytes[i] = kTileBytes;
-      config.rows[i] = kTile;
+      config.rows[i] = static_cast<std::uint8_t>(i < 6 ? rows : kTile);
     }
     _tile_loadconfig(&config);
   }
@@ -303,20 +304,6 @@ void value_tiles(const Unit* factors, const Unit* values, int tokens, bool from_
   }
 }
 
-/// Rows `[first, last)` of one group by 32 columns, the others untouched.
-void value_edge(const Unit* factors, const Unit* values, int tokens, bool from_zero, float* sums,
-                std::int64_t stride, int first, int last) {
-  constexpr int kColumns = 2 * kTile;
-  float edge[kTile * kColumns] = {};
-  for (int row = first; row < last; ++row) {
-    __builtin_memcpy(edge + row * kColumns, sums + row * stride, sizeof(float) * kColumns);
-  }
-  value_tiles<1>(factors, values, tokens, from_zero, edge, kColumns);
-  for (int row = first; row < last; ++row) {
-    __builtin_memcpy(sums + row * stride, edge + row * kColumns, sizeof(float) * kColumns);
-  }
-}
-
 /// Most blocks raise no maximum: their sums stay as they are.
 void correct(const Accumulation& work) {
   if (work.correction == nullptr) return;
@@ -329,31 +316,56 @@ void correct(const Accumulation& work) {
   }
 }
 
-void accumulate(const Accumulation& work) {
-  const int first_group = work.first_row / kTile;
-  const int last_group = (work.last_row + kTile - 1) / kTile;
-  correct(work);
-  const TileState state;
-  const bool from_zero = work.correction == nullptr;
+/// What value_tiles takes for a row, and for a column.
+struct ValuePlace {
+  const Unit* factors;
+  const Unit* values;
+  float* sums;
+
+  ValuePlace(const Accumulation& work, int row, std::int64_t column)
+      : factors(static_cast<const Unit*>(work.factors) + row / kTile * kGroupFactors + row % kTile * kTile),
+        values(static_cast<const Unit*>(work.values) + column / (2 * kTile) * kColumnPairValues),
+        sums(work.sums + row * work.stride + column) {}
+};
+
+/// Rows `[first, last)`, all of one group.
+void accumulate_part_of_group(const Accumulation& work, int first, int last) {
+  if (first >= last) return;
+  const TileState state(last - first);
+  const int tokens = tokens_of_group(work, first / kTile);
   for (std::int64_t column = 0; column < work.columns; column += 2 * kTile) {
-    const Unit* values = static_cast<const Unit*>(work.values) + column / (2 * kTile) * kColumnPairValues;
-    for (int group = first_group; group < last_group; ++group) {
-      const Unit* factors = static_cast<const Unit*>(work.factors) + group * kGroupFactors;
-      const int row = group * kTile;
-      const int tokens = tokens_of_group(work, group);
-      float* sums = work.sums + row * work.stride + column;
-      if (group % 2 == 0 && row >= work.first_row && row + 2 * kTile <= work.last_row) {
-        value_tiles<2>(factors, values, tokens, from_zero, sums, work.stride);
-        ++group;
-      } else if (row >= work.first_row && row + kTile <= work.last_row) {
-        value_tiles<1>(factors, values, tokens, from_zero, sums, work.stride);
+    const ValuePlace at(work, first, column);
+    value_tiles<1>(at.factors, at.values, tokens, work.correction == nullptr, at.sums, work.stride);
+  }
+}
+
+/// Rows `[first, last)`, whole groups.
+void accumulate_groups(const Accumulation& work, int first, int last) {
+  if (first >= last) return;
+  const TileState state;
+  for (std::int64_t column = 0; column < work.columns; column += 2 * kTile) {
+    for (int row = first; row < last; row += kTile) {
+      const ValuePlace at(work, row, column);
+      const int tokens = tokens_of_group(work, row / kTile);
+      const bool from_zero = work.correction == nullptr;
+      if (row % (2 * kTile) == 0 && row + kTile < last) {
+        value_tiles<2>(at.factors, at.values, tokens, from_zero, at.sums, work.stride);
+        row += kTile;
       } else {
-        const int first = work.first_row > row ? work.first_row - row : 0;
-        const int last = work.last_row < row + kTile ? work.last_row - row : kTile;
-        value_edge(factors, values, tokens, from_zero, sums, work.stride, first, last);
+        value_tiles<1>(at.factors, at.values, tokens, from_zero, at.sums, work.stride);
       }
     }
   }
+}
+
+void accumulate(const Accumulation& work) {
+  correct(work);
+  const int first_whole = (work.first_row + kTile - 1) / kTile * kTile;
+  const int last_whole = work.last_row / kTile * kTile;
+  if (first_whole > last_whole) return accumulate_part_of_group(work, work.first_row, work.last_row);
+  accumulate_part_of_group(work, work.first_row, first_whole);
+  accumulate_groups(work, first_whole, last_whole);
+  accumulate_part_of_group(work, last_whole, work.last_row);
 }
 
 constexpr Engine amx_engine() {
