@@ -2,7 +2,7 @@
 
 In every round `flashmla bench` measures a shape, and after it each peer, with the same number of threads.
 Peers are checked against float64 first. All run warm: they find the inputs of the run before. Where there are
-AMX tiles, which flashmla does not use, peers run twice: as installed, and with AMX switched off.
+AMX tiles, every case is measured twice: with them, and with all of them told not to use them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mha_backward", {"heads": 8, "seqlen": 4096, "causal": True}),
 ]
 
-# Environment of a process in which libraries do not use AMX.
-AMX_OFF = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512_E3"}
+# Environment of a process that does not use AMX: of other libraries, and of flashmla.
+AMX_OFF = {
+    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX512_E3",
+    "FLASHMLA_CPU_ISA": "avx512",
+}
 
 ABOUT_SGLANG = (
     "SGLang itself is not measured: PyPI has no wheel of its CPU kernels. vLLM's wheel contains some of them."
@@ -96,6 +100,7 @@ class Process:
     def __init__(self, name: str, environment: dict[str, str], settings: Settings) -> None:
         """Starts it."""
         self.name = name
+        self.own_environment = environment
         self._environment = environment | {"OMP_NUM_THREADS": str(settings.threads)}
         self._settings = settings
         self._start()
@@ -163,47 +168,49 @@ class Peer:
             self.reason = "its process died"
 
 
-def flashmla(settings: Settings, *arguments: str) -> str:
+def flashmla(settings: Settings, *arguments: str, environment: dict[str, str] | None = None) -> str:
     """What the command line tool prints."""
-    done = subprocess.run([str(settings.binary), *arguments], capture_output=True, text=True, check=False)
+    command = [str(settings.binary), *arguments]
+    done = subprocess.run(
+        command, env=os.environ | (environment or {}), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().rsplit("\n", 1)[-1]
         raise PeersError(f"{settings.binary} {' '.join(arguments)} failed with {done.returncode}: {said}")
     return done.stdout
 
 
-def bench(settings: Settings, operation: str, flags: dict[str, Any]) -> dict[str, Any]:
+def bench(
+    settings: Settings, operation: str, flags: dict[str, Any], environment: dict[str, str]
+) -> dict[str, Any]:
     """What `flashmla bench --json` says of one shape."""
     words = ["--threads", str(settings.threads), "--seconds", str(settings.seconds)]
     for name, value in flags.items():
         words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
-        flashmla(settings, "bench", operation, "--json", str(path), *words)
+        flashmla(settings, "bench", operation, "--json", str(path), *words, environment=environment)
         return json.loads(path.read_text())
 
 
-def compare(
-    settings: Settings, operation: str, flags: dict[str, Any], processes: list[Process]
-) -> dict[str, Any]:
+def compare(settings: Settings, operation: str, flags: dict[str, Any], process: Process) -> dict[str, Any]:
     """One case: checks the peers, measures all in turns, and returns it for the results file."""
-    reports = [bench(settings, operation, flags)]
+    reports = [bench(settings, operation, flags, process.own_environment)]
     shape = json.dumps(reports[0]["results"][0]["shape"])
-    names = processes[0].call("peers_of", operation)
-    peers = [Peer(name, process) for process in processes for name in names]
+    peers = [Peer(name, process) for name in process.call("peers_of", operation)]
     for peer in peers:
         peer.check(operation, shape)
     least = -(-LEAST_RUNS // settings.rounds)
     for turn in range(settings.rounds):
         if turn:
-            reports.append(bench(settings, operation, flags))
+            reports.append(bench(settings, operation, flags, process.own_environment))
         for peer in peers:
             if peer.reason is None:
                 peer.measure(operation, shape, settings.seconds, least)
-    return describe(operation, reports, peers)
+    return describe(operation, process.name, reports, peers)
 
 
-def describe(operation: str, reports: list[dict[str, Any]], peers: list[Peer]) -> dict[str, Any]:
+def describe(operation: str, setting: str, reports: list[dict[str, Any]], peers: list[Peer]) -> dict[str, Any]:
     """The case for the results file. The roof is the best of all rounds: noise only ever lowers it."""
     results = [report["results"][0] for report in reports]
     flop = 1e9 * median(result["gflops"] * result["seconds"]["median"] for result in results)
@@ -216,7 +223,7 @@ def describe(operation: str, reports: list[dict[str, Any]], peers: list[Peer]) -
         return {"seconds": time.summary(), "gflops": gflops, "fraction_of_roof": gflops / roof}
 
     def of_peer(peer: Peer) -> dict[str, Any]:
-        entry: dict[str, Any] = {"name": peer.name, "setting": peer.process.name}
+        entry: dict[str, Any] = {"name": peer.name}
         if peer.reason:
             return entry | {"reason": peer.reason}
         entry |= {"max_error": peer.max_error, "cosine_distance": peer.cosine_distance} | rates(peer.times)
@@ -224,6 +231,7 @@ def describe(operation: str, reports: list[dict[str, Any]], peers: list[Peer]) -
 
     return {
         "operation": operation,
+        "setting": setting,
         "shape": results[0]["shape"],
         "flop": flop,
         "roof_gflops": roof,
@@ -242,9 +250,10 @@ def best_ceilings(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def title(case: dict[str, Any], keys: list[str]) -> str:
-    """Operation and part of the shape."""
+    """Operation, part of the shape and setting."""
     shape = case["shape"]
-    return " ".join([case["operation"], *(f"{key}={shape[key]}".lower() for key in keys if key in shape)])
+    words = [case["operation"], *(f"{key}={shape[key]}".lower() for key in keys if key in shape)]
+    return " ".join(words) + (f", {case['setting']}" if case["setting"] else "")
 
 
 def print_case(case: dict[str, Any]) -> None:
@@ -258,14 +267,9 @@ def print_case(case: dict[str, Any]) -> None:
         errors = (
             f"{peer['time_over_flashmla']:10.2f} {peer['max_error']:10.1e} {peer['cosine_distance']:8.1e}"
         )
-        print(f"  {label(peer):32} {speeds(peer)} {errors}")
+        print(f"  {peer['name']:32} {speeds(peer)} {errors}")
     for peer in case["not_measured"]:
-        print(f"  {label(peer):32} not measured: {peer['reason']}")
-
-
-def label(peer: dict[str, Any]) -> str:
-    """Name of a peer in tables and plots."""
-    return f"{peer['name']}, {peer['setting']}" if peer["setting"] else peer["name"]
+        print(f"  {peer['name']:32} not measured: {peer['reason']}")
 
 
 def speeds(entry: dict[str, Any]) -> str:
@@ -299,14 +303,14 @@ def draw(cases: list[dict[str, Any]], path: Path) -> None:
 def draw_panel(panel: Any, case: dict[str, Any]) -> None:
     """One case; flashmla at the top."""
     entries = [case["flashmla"], *sorted(case["peers"], key=lambda peer: -peer["gflops"])]
-    names = ["flashmla", *(label(peer) for peer in entries[1:])]
-    colors = ["tab:orange", *("tab:gray" if peer["setting"] else "tab:blue" for peer in entries[1:])]
+    names = ["flashmla", *(peer["name"] for peer in entries[1:])]
+    colors = ["tab:orange"] + ["tab:gray"] * (len(entries) - 1)
     bars = panel.barh(names, [entry["gflops"] for entry in entries], color=colors)
     panel.bar_label(bars, labels=[f"{entry['gflops']:.0f}" for entry in entries], padding=3)
     panel.axvline(case["roof_gflops"], color="black", linestyle="--")
     panel.invert_yaxis()
     panel.margins(x=0.12)
-    panel.set_xlabel("GFLOP/s; dashed: roof without AMX")
+    panel.set_xlabel("GFLOP/s; dashed: roof")
     panel.set_title(title(case, ["batch", "s_q", "heads", "seqlen", "topk"]), fontsize=10)
 
 
@@ -379,14 +383,15 @@ def measure_all(settings: Settings, only: str, amx: bool) -> list[dict[str, Any]
     chosen = [case for case in CASES if only in case[0]]
     if not chosen:
         raise PeersError(f"--only {only}: no operation of that name is compared")
-    processes = [Process("", {}, settings)]
+    processes = [Process("AMX on" if amx else "", {}, settings)]
     if amx:
         processes.append(Process("AMX off", AMX_OFF, settings))
     measured = []
     for at, (operation, flags) in enumerate(chosen, start=1):
         print(f"{at}/{len(chosen)} {operation} {flags}", file=sys.stderr, flush=True)
-        measured.append(compare(settings, operation, flags, processes))
-        print_case(measured[-1])
+        for process in processes:
+            measured.append(compare(settings, operation, flags, process))
+            print_case(measured[-1])
     for process in processes:
         process.stop()
     return measured

@@ -368,23 +368,32 @@ void accumulate(const Accumulation& work) {
   accumulate_part_of_group(work, last_whole, work.last_row);
 }
 
-constexpr Engine amx_engine() {
-  Engine engine = Base::engine("amx_bf16");
-  engine.factor_bytes = 2 * sizeof(std::uint16_t);
-  engine.token_scratch = token_scratch;
-  engine.value_panel_size = value_panel_size;
-  engine.value_panel = value_panel;
-  engine.scores = scores;
-  engine.softmax = softmax;
-  engine.gradient_of_query_rows = gradient<true>;
-  engine.gradient_of_key_rows = gradient<false>;
-  engine.accumulate = accumulate;
-  return engine;
-}
-
 }  // namespace
 
-static constexpr Engine kEngine = amx_engine();
+static constexpr Engine kEngine = {.instruction_set = "amx_bf16",
+                                   .pack = 2,
+                                   .lanes = kTile,
+                                   .block_tokens = kTokens,
+                                   .factor_bytes = 2 * sizeof(std::uint16_t),
+                                   .token_scratch = token_scratch,
+                                   .value_panel_size = value_panel_size,
+                                   .pack_rows = Base::pack_rows,
+                                   .token_units = Base::token_units,
+                                   .value_panel = value_panel,
+                                   .scores = scores,
+                                   .softmax = softmax,
+                                   .gradient_of_query_rows = gradient<true>,
+                                   .gradient_of_key_rows = gradient<false>,
+                                   .accumulate = accumulate,
+                                   .blend = Base::blend,
+                                   .all_finite = Base::all_finite,
+                                   .widen = Base::widen,
+                                   .narrow = Base::narrow,
+                                   .weighted_sum = Base::weighted_sum,
+                                   .dequantize = Base::dequantize,
+                                   .quantize = Base::quantize,
+                                   .largest_finite = Base::largest_finite,
+                                   .streams = Base::streams()};
 const Engine* const kAmxBf16Engine = &kEngine;
 }  // namespace flashmla::cpu
 #else

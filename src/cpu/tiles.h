@@ -141,12 +141,13 @@ struct TileSizes {
   static constexpr bool kManyRegisters = V::kLanes >= 16;
   static constexpr int kRowVectors = 3;                               // score tile
   static constexpr int kTokens = kManyRegisters ? 8 : 4;              // score tile
-  static constexpr int kTokensOfOneVector = kManyRegisters ? 16 : 8;  // score tile with one row vector
-  static constexpr int kRows = 4;                                     // value tile
-  static constexpr int kColumnVectors = kManyRegisters ? 4 : 2;       // value tile
+  static constexpr int kTokensOfOneVector = kManyRegisters ? 12 : 8;  // score tile with one row vector
+  static constexpr int kTokensInBlock = kManyRegisters ? 96 : 64;
+  static constexpr int kRows = kManyRegisters ? 6 : 4;           // value tile
+  static constexpr int kColumnVectors = kManyRegisters ? 4 : 2;  // value tile
 };
 
-template <class Operand, int kTokensInBlock = 64>
+template <class Operand, int kTokensInBlock = TileSizes<typename Operand::Vec>::kTokensInBlock>
 struct Tiles {
   using V = typename Operand::Vec;
   using M = Math<V>;
@@ -160,7 +161,6 @@ struct Tiles {
   static constexpr int kGroupSize = kTokensInBlock * kLanes;  // floats of a row group in a score block
   using Lanes = std::make_integer_sequence<int, kLanes>;
   static_assert(kTokensInBlock <= kMaxBlockTokens);
-  static_assert(kTokensInBlock % Sizes::kTokens == 0 && kTokensInBlock % Sizes::kTokensOfOneVector == 0);
   static_assert(kPanelSteps % kLanes == 0);
   static_assert(kColumnTile % (Sizes::kColumnVectors * kLanes) == 0);
 
@@ -305,8 +305,18 @@ struct Tiles {
 
   // --- products ---
 
+  /// Where the units of a tile's tokens are: f32 units stand in one array, bf16 pairs are read from anywhere.
+  struct TokenRows {
+    const Unit* const* rows;
+    std::int64_t stride;
+
+    Unit unit(int token, std::int64_t step) const {
+      return kPack == 1 ? rows[0][token * stride + step] : rows[token][step];
+    }
+  };
+
   template <int kVectors, int kTokens>
-  static void score_tile(const Unit* panel, std::int64_t panel_stride, const Unit* const* tokens, int steps,
+  static void score_tile(const Unit* panel, std::int64_t panel_stride, TokenRows tokens, int steps,
                          float* scores) {
     F32 sums[kTokens][kVectors] = {};
     for (std::int64_t step = 0; step < steps; ++step, panel += kLanes) {
@@ -315,7 +325,7 @@ struct Tiles {
       for (int v = 0; v < kVectors; ++v) row_units[v] = load<I32>(panel + v * panel_stride);
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
-        const I32 token_unit = I32{} + static_cast<std::int32_t>(tokens[t][step]);
+        const I32 token_unit = I32{} + static_cast<std::int32_t>(tokens.unit(t, step));
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
           sums[t][v] = Operand::multiply_add(sums[t][v], row_units[v], token_unit);
@@ -329,31 +339,21 @@ struct Tiles {
     }
   }
 
-  /// `count` tokens, fewer than a tile has: the last one again for those that are missing.
-  template <int kVectors, int kTokens>
-  static void score_tail(const Unit* panel, std::int64_t panel_stride, const Unit* const* tokens, int count,
-                         int steps, float* scores) {
-    const Unit* padded[kTokens];
-    for (int t = 0; t < kTokens; ++t) padded[t] = tokens[t < count ? t : count - 1];
-    score_tile<kVectors, kTokens>(panel, panel_stride, padded, steps, scores);
-  }
-
   /// `kVectors` groups of rows, from row `row` on.
   template <int kVectors>
   static void score_groups(const ScoreWork& work, std::int64_t row) {
     constexpr int kTokens = kVectors == 1 ? Sizes::kTokensOfOneVector : Sizes::kTokens;
     const int steps = work.width / kPack;
     const std::int64_t padded = (steps + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
+    static_assert(kTokensInBlock % kTokens == 0);
     const int count = work.limits == nullptr ? work.count : work.limits[row + kVectors * kLanes - 1];
     const Unit* panel = work.panel + row * padded;
     float* scores = work.scores + row * kTokensInBlock;
-    int t = 0;
-    for (; t + kTokens <= count; t += kTokens) {
-      score_tile<kVectors, kTokens>(panel, padded * kLanes, work.tokens + t, steps, scores + t * kLanes);
-    }
-    if (t < count) {
-      score_tail<kVectors, kTokens>(panel, padded * kLanes, work.tokens + t, count - t, steps,
-                                    scores + t * kLanes);
+    for (int t = 0; t < count; t += kTokens) {
+      // Where a tile has fewer tokens, the last one stands in for those that are missing.
+      const Unit* rows[kTokens];
+      for (int i = 0; i < kTokens; ++i) rows[i] = work.tokens[t + i < count ? t + i : count - 1];
+      score_tile<kVectors, kTokens>(panel, padded * kLanes, {rows, work.width}, steps, scores + t * kLanes);
     }
   }
 
@@ -403,17 +403,25 @@ struct Tiles {
     }
   }
 
+  /// As many rows as a tile has, or a smaller one; no further than to the end of a group. Returns the rows.
+  template <int kRows>
+  static int value_rows(const Accumulation& work, int row, int left, std::int64_t column) {
+    if (left >= kRows) {
+      value_tile<kRows>(work, row, column);
+      return kRows;
+    }
+    if constexpr (kRows > 1) return value_rows<(kRows > 2 ? kRows - 2 : 1)>(work, row, left, column);
+    return 0;
+  }
+
   static void accumulate(const Accumulation& work) {
-    constexpr int kRows = Sizes::kRows;
-    static_assert(kLanes % kRows == 0);
     // Columns outside: the values of one column tile stay in the first-level cache for all rows.
     for (std::int64_t column = 0; column < work.columns; column += Sizes::kColumnVectors * kLanes) {
-      int row = work.first_row;
-      for (; row % kRows != 0 && row < work.last_row; ++row) value_tile<1>(work, row, column);
-      for (; row + kRows <= work.last_row; row += kRows) {
-        value_tile<kRows>(work, row, column);
+      for (int row = work.first_row; row < work.last_row;) {
+        const int group_end = (row / kLanes + 1) * kLanes;
+        const int left = (group_end < work.last_row ? group_end : work.last_row) - row;
+        row += value_rows<Sizes::kRows>(work, row, left, column);
       }
-      for (; row < work.last_row; ++row) value_tile<1>(work, row, column);
     }
   }
 

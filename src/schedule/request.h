@@ -21,7 +21,7 @@ inline LengthsView lengths_of(const TensorView& tensor) {
 inline constexpr std::int64_t kCpuScheduleParts = 32;
 
 /// Keys at whose multiples kernels on the CPU split a sequence: a split must be long against its merge.
-inline constexpr std::int64_t kCpuScheduleTile = 512;
+inline constexpr std::int64_t kCpuScheduleTile = 128;
 
 /// A split longer than any sequence is the same as one that is just as long, and fits an i32.
 inline std::int64_t counted_split_size(std::int64_t split_size) {
