@@ -88,12 +88,14 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
 
 void Attention::begin(const void* const* queries, int count) {
   // The splits of a sequence follow each other, with the same rows.
-  const bool packed = count == count_ && queries[0] == first_query_;
+  const bool packed = count == count_ && std::equal(queries, queries + count, packed_queries_);
   count_ = count;
-  first_query_ = queries[0];
   rows_ = round_up(count, engine_->lanes);
   started_ = false;
-  if (!packed) engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
+  if (!packed) {
+    std::copy_n(queries, count, packed_queries_);
+    engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
+  }
   std::fill_n(state_.max, rows_, -kInfinity);
   std::fill_n(state_.sum, rows_, 0.0f);
 }

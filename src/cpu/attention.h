@@ -62,8 +62,7 @@ class Attention {
   Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk, std::int64_t d_v,
             double softmax_scale, bool latent);
 
-  /// Starts a block of up to kMaxRows rows; their queries are copied. Blocks that begin with the same query
-  /// and have as many rows have the same rows.
+  /// Starts a block of up to kMaxRows rows; their queries are copied.
   void begin(const void* const* queries, int count);
 
   /// Attends over all keys of `source`, which has `bool next(KeyBlock&)`. With `bounds`, which never
@@ -91,7 +90,7 @@ class Attention {
   float scale_log2_;
   bool values_are_keys_;
   int count_ = 0;
-  const void* first_query_ = nullptr;
+  const void* packed_queries_[kMaxRows];
   std::int64_t rows_ = 0;
   bool started_ = false;
   bool limited_ = false;  ///< whether some row does not see the whole block

@@ -452,21 +452,28 @@ struct Tiles {
   };
 
   static F32 largest_logit(const float* scores, const SeenTokens& seen, F32 scale, F32 old_max) {
-    F32 max = old_max;
-    F32 check{};  // NaN where a score is not finite
-    for (int t = 0; t < seen.all; ++t) {
-      const F32 logit = load<F32>(scores + t * kLanes) * scale;
-      check = V::fma(logit, F32{}, check);
-      max = V::max(logit, max);
+    // Two chains, as each of their steps waits for the one before.
+    F32 maxima[2] = {old_max, old_max};
+    F32 checks[2] = {};  // NaN where a score is not finite
+    int t = 0;
+    for (; t + 2 <= seen.all; t += 2) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const F32 logit = load<F32>(scores + (t + i) * kLanes) * scale;
+        checks[i] = V::fma(logit, F32{}, checks[i]);
+        maxima[i] = V::max(logit, maxima[i]);
+      }
     }
-    for (int t = seen.all; t < seen.some; ++t) {
+    F32 max = V::max(maxima[0], maxima[1]);
+    F32 check = checks[0] + checks[1];
+    for (; t < seen.some; ++t) {
       const F32 logit = seen.masked(t, load<F32>(scores + t * kLanes) * scale);
       check += logit;
       max = V::max(logit, max);
     }
     if (!any_nan(check)) return max;
     max = old_max;
-    for (int t = 0; t < seen.some; ++t) {
+    for (t = 0; t < seen.some; ++t) {
       max = M::max(max, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
     }
     return max;
