@@ -66,8 +66,8 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
   if (to.max_logit != nullptr) *to.max_logit = one_nan(max_logit);
 }
 
-Attention::Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk,
-                     std::int64_t d_v, double softmax_scale, bool latent)
+Attention::Attention(Workspace& workspace, int max_rows, DataType query_type, DataType key_type,
+                     std::int64_t d_qk, std::int64_t d_v, double softmax_scale, bool latent)
     : engine_(&engine_for(query_type, key_type)),
       query_type_(query_type),
       key_type_(key_type),
@@ -77,13 +77,13 @@ Attention::Attention(Workspace& workspace, DataType query_type, DataType key_typ
       values_are_keys_(latent && engine_->pack == 1),
       value_sum_(workspace, *engine_, key_type, static_cast<int>(d_v)) {
   block_.capacity = engine_->block_tokens;
-  queries_ = workspace.take<Unit>(panel_size(*engine_, d_qk_));
+  queries_ = workspace.take<Unit>(panel_size(*engine_, d_qk_, max_rows));
   key_scratch_ = workspace.take<float>(engine_->token_scratch(d_qk_));
-  scores_ = workspace.take<float>(score_block_size(*engine_));
-  weights_ = take_factors(workspace, *engine_, scores_);
-  correction_ = workspace.take<float>(kMaxRows);
-  limits_ = workspace.take<std::int32_t>(kMaxRows);
-  state_ = PartialState::take(workspace, kMaxRows, d_v);
+  scores_ = workspace.take<float>(score_block_size(*engine_, max_rows));
+  weights_ = take_factors(workspace, *engine_, max_rows, scores_);
+  correction_ = workspace.take<float>(static_cast<std::size_t>(max_rows));
+  limits_ = workspace.take<std::int32_t>(static_cast<std::size_t>(max_rows));
+  state_ = PartialState::take(workspace, max_rows, d_v);
 }
 
 void Attention::begin(const void* const* queries, int count) {

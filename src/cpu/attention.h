@@ -58,11 +58,12 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
 /// A thread's buffers, for rows of one operation.
 class Attention {
  public:
-  /// `latent`: a value is the first part of its key. Rows of different types meet as f32.
-  Attention(Workspace& workspace, DataType query_type, DataType key_type, std::int64_t d_qk, std::int64_t d_v,
-            double softmax_scale, bool latent);
+  /// For blocks of up to `max_rows` rows. `latent`: a value is the first part of its key. Rows of different
+  /// types meet as f32.
+  Attention(Workspace& workspace, int max_rows, DataType query_type, DataType key_type, std::int64_t d_qk,
+            std::int64_t d_v, double softmax_scale, bool latent);
 
-  /// Starts a block of up to kMaxRows rows; their queries are copied.
+  /// Starts a block of rows; their queries are copied.
   void begin(const void* const* queries, int count);
 
   /// Attends over all keys of `source`, which has `bool next(KeyBlock&)`. With `bounds`, which never

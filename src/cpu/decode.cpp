@@ -81,8 +81,9 @@ struct DecodeBuffers {
 
   template <class Op>
   DecodeBuffers(Workspace& workspace, const Op& op, const DecodeJob& job)
-      : attention(workspace, op.q.type, op.kv_cache.type == DataType::kU8 ? DataType::kBf16 : op.q.type,
-                  job.shape.d_qk, job.shape.d_v, job.softmax_scale, true),
+      : attention(workspace, kWideRows, op.q.type,
+                  op.kv_cache.type == DataType::kU8 ? DataType::kBf16 : op.q.type, job.shape.d_qk,
+                  job.shape.d_v, job.softmax_scale, true),
         dequantized(workspace.take<std::uint16_t>(dequantized_values(op))) {}
 };
 
@@ -207,8 +208,8 @@ class DecodeRun {
 
   template <class KeysOf>
   void attend(const Split& split, const RowBlock& block, Attention& attention, KeysOf&& keys_of) const {
-    const void* queries[kMaxRows];
-    std::int64_t bounds[kMaxRows];
+    const void* queries[kWideRows];
+    std::int64_t bounds[kWideRows];
     const std::int64_t length = job_.request.length_of(split.seq);
     for (int row = 0; row < block.count; ++row) {
       const auto [query, head] = place_of(block, row);

@@ -11,7 +11,7 @@ namespace flashmla::cpu {
 /// Most keys (or, in the backward pass, queries) that an engine handles together.
 inline constexpr int kMaxBlockTokens = 256;
 
-/// Most rows (query tokens times heads) that share a block of keys: of attention with d_v = 128.
+/// Most rows (query tokens times heads) that share a block of keys: of multi-head attention.
 inline constexpr int kMaxRows = 256;
 
 /// Rows that share a block where more state belongs to a row, so that all of it stays in the second-level
@@ -24,7 +24,13 @@ inline constexpr int kColumnTile = 64;
 /// The unit of a score's sum: four bytes that hold `pack` numbers, two bf16 or one f32.
 using Unit = std::uint32_t;
 
+/// Steps of a panel are padded to a multiple of this.
 inline constexpr int kPanelSteps = 16;
+
+/// Steps of a panel of rows of this width, as many units each. Internal linkage: every file has its own.
+static constexpr int panel_steps(int width, int pack) {
+  return (width / pack + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
+}
 
 /// `scores[token][row] = <row, token>`. A *score block* holds a number for each token and row; `lanes` rows
 /// stand together: `[rows / lanes][block_tokens][lanes]`.
@@ -66,7 +72,7 @@ struct GradientBlock {
   void* d_scores;                 ///< factor block, out: softmax_scale * P * (d_weights - delta)
 };
 
-/// A *factor block* holds a number for each token and row in an engine's own form, for kMaxRows rows.
+/// A *factor block* holds a number for each token and row in an engine's own form.
 ///
 /// `sums[row][column] = sums[row][column] * correction[row] + sum over tokens of factors[token][row] *
 /// values[token][column]`, for rows `[first_row, last_row)`. Factors count with 16 bits at least: a bf16
@@ -122,7 +128,7 @@ struct Engine {
   std::size_t (*value_panel_size)(std::int64_t columns);
 
   /// Transposes `count` rows of `width` numbers into a panel `[rows / lanes][steps][lanes]`, zeros behind;
-  /// steps are width / pack, padded to a multiple of kPanelSteps.
+  /// steps are panel_steps(width, pack).
   void (*pack_rows)(const void* const* source, DataType type, int count, int width, std::int64_t rows,
                     Unit* panel);
 
@@ -184,8 +190,8 @@ inline bool is_streamed(const Engine& engine, std::int64_t bytes) {
 std::vector<const Engine*> engines();
 
 /// The engine for products of these 16-bit types on this machine: where both are bf16, tiles or bf16 pairs
-/// where they are fast, f32 otherwise. The environment variable FLASHMLA_CPU_ISA may name a lesser one: it is
-/// how all engines are tested on one machine. Throws Error if it names none that can run.
+/// where they are fast, f32 otherwise. The environment variable FLASHMLA_CPU_ISA may name another: it is how
+/// all engines are tested on one machine. Throws Error if it names none that can run.
 const Engine& engine_for(DataType a, DataType b);
 
 // One per instruction set; null where the library was built for another architecture.

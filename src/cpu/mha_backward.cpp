@@ -59,18 +59,18 @@ class GradientRows {
         value_sum_(workspace, *engine_, type, std::max(d_qk_, d_v_)) {
     const std::size_t stride_qk = static_cast<std::size_t>(ValueSum::stride_of(d_qk_));
     const std::size_t stride_v = static_cast<std::size_t>(ValueSum::stride_of(d_v_));
-    panel_qk_ = workspace.take<Unit>(panel_size(*engine_, d_qk_));
-    panel_vo_ = workspace.take<Unit>(panel_size(*engine_, d_v_));
+    panel_qk_ = workspace.take<Unit>(panel_size(*engine_, d_qk_, kWideRows));
+    panel_vo_ = workspace.take<Unit>(panel_size(*engine_, d_v_, kWideRows));
     scratch_ = workspace.take<float>(engine_->token_scratch(std::max(d_qk_, d_v_)));
-    scores_ = workspace.take<float>(score_block_size(*engine_));
-    d_weights_ = workspace.take<float>(score_block_size(*engine_));
-    weights_ = take_factors(workspace, *engine_, scores_);
-    d_scores_ = take_factors(workspace, *engine_, d_weights_);
-    lse_log2_ = workspace.take<float>(kMaxRows);
-    delta_ = workspace.take<float>(kMaxRows);
-    ones_ = workspace.take<float>(kMaxRows);
-    sums_qk_ = workspace.take<float>(kMaxRows * stride_qk);
-    sums_v_ = workspace.take<float>(side_ == Side::kKeys ? kMaxRows * stride_v : 0);
+    scores_ = workspace.take<float>(score_block_size(*engine_, kWideRows));
+    d_weights_ = workspace.take<float>(score_block_size(*engine_, kWideRows));
+    weights_ = take_factors(workspace, *engine_, kWideRows, scores_);
+    d_scores_ = take_factors(workspace, *engine_, kWideRows, d_weights_);
+    lse_log2_ = workspace.take<float>(kWideRows);
+    delta_ = workspace.take<float>(kWideRows);
+    ones_ = workspace.take<float>(kWideRows);
+    sums_qk_ = workspace.take<float>(kWideRows * stride_qk);
+    sums_v_ = workspace.take<float>(side_ == Side::kKeys ? kWideRows * stride_v : 0);
   }
 
   void begin(const void* const* qk, const void* const* vo, int count) {
@@ -78,9 +78,9 @@ class GradientRows {
     rows_ = round_up(count, engine_->lanes);
     engine_->pack_rows(qk, type_, count, d_qk_, rows_, panel_qk_);
     engine_->pack_rows(vo, type_, count, d_v_, rows_, panel_vo_);
-    std::fill_n(ones_, kMaxRows, 1.0f);
-    std::fill_n(lse_log2_, kMaxRows, 0.0f);
-    std::fill_n(delta_, kMaxRows, 0.0f);
+    std::fill_n(ones_, kWideRows, 1.0f);
+    std::fill_n(lse_log2_, kWideRows, 0.0f);
+    std::fill_n(delta_, kWideRows, 0.0f);
     std::fill_n(sums_qk_, count * ValueSum::stride_of(d_qk_), 0.0f);
     if (side_ == Side::kKeys) std::fill_n(sums_v_, count * ValueSum::stride_of(d_v_), 0.0f);
   }
@@ -201,9 +201,9 @@ class DotProduct {
       : engine_(&engine_for(type, type)),
         type_(type),
         width_(static_cast<int>(width)),
-        panel_(workspace.take<Unit>(panel_size(*engine_, width_))),
+        panel_(workspace.take<Unit>(panel_size(*engine_, width_, engine_->lanes))),
         scratch_(workspace.take<float>(engine_->token_scratch(width_))),
-        product_(workspace.take<float>(score_block_size(*engine_))) {}
+        product_(workspace.take<float>(score_block_size(*engine_, engine_->lanes))) {}
 
   float operator()(const void* a, const void* b) const {
     const Unit* units = nullptr;
@@ -288,8 +288,8 @@ void compute_delta(const BackwardJob& job, const ThreadMemory& memory, int threa
 /// `d_k` and `d_v` of a block of keys.
 void key_gradients(const BackwardJob& job, const PackedBlock& block, GradientRows& rows) {
   const int count = static_cast<int>(block.end - block.begin);
-  const void* qk[kMaxRows];
-  const void* vo[kMaxRows];
+  const void* qk[kWideRows];
+  const void* vo[kWideRows];
   for (int row = 0; row < count; ++row) {
     const RowPair key = job.key(block.begin + row, block.head);
     qk[row] = key.qk;
@@ -324,8 +324,8 @@ void key_gradients(const BackwardJob& job, const PackedBlock& block, GradientRow
 /// `d_q` of a block of queries.
 void query_gradients(const BackwardJob& job, const PackedBlock& block, GradientRows& rows) {
   const int count = static_cast<int>(block.end - block.begin);
-  const void* qk[kMaxRows];
-  const void* vo[kMaxRows];
+  const void* qk[kWideRows];
+  const void* vo[kWideRows];
   for (int row = 0; row < count; ++row) {
     const RowPair query = job.query(block.begin + row, block.head);
     qk[row] = query.qk;

@@ -15,9 +15,8 @@ namespace {
 
 Attention attention_for(Workspace& workspace, const MhaForward& op) {
   const MhaShape shape = shape_of(op);
-  return {workspace,  op.q.type, op.q.type,
-          shape.d_qk, shape.d_v, softmax_scale_or_default(op.softmax_scale, shape.d_qk),
-          false};
+  const double softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk);
+  return {workspace, kMaxRows, op.q.type, op.q.type, shape.d_qk, shape.d_v, softmax_scale, false};
 }
 
 PackedKeys keys_of(const MhaForward& op, const PackedBlock& block) {

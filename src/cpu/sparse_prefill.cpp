@@ -14,9 +14,8 @@ namespace {
 
 Attention attention_for(Workspace& workspace, const SparsePrefill& op) {
   const PrefillShape shape = shape_of(op);
-  return {workspace,  op.q.type, op.q.type,
-          shape.d_qk, shape.d_v, softmax_scale_or_default(op.softmax_scale, shape.d_qk),
-          true};
+  const double softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk);
+  return {workspace, kWideRows, op.q.type, op.q.type, shape.d_qk, shape.d_v, softmax_scale, true};
 }
 
 /// kv as a cache with one block.

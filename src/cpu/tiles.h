@@ -52,7 +52,7 @@ struct Math {
   static F32 all(float value) { return value - F32{}; }
 
   /// NaN if one of both is.
-  static F32 max(F32 a, F32 b) { return (a >= b) | (a != a) ? a : b; }
+  static F32 max_or_nan(F32 a, F32 b) { return (a >= b) | (a != a) ? a : b; }
 
   /// 2^x for x <= 128, relative error below 2e-7; zero below 2^-126, NaN for NaN.
   static F32 exp2(F32 x) {
@@ -145,6 +145,7 @@ struct TileSizes {
   static constexpr int kTokensInBlock = kManyRegisters ? 96 : 64;
   static constexpr int kRows = kManyRegisters ? 6 : 4;           // value tile
   static constexpr int kColumnVectors = kManyRegisters ? 4 : 2;  // value tile
+  static_assert(kTokensInBlock % kTokens == 0 && kTokensInBlock % kTokensOfOneVector == 0);
 };
 
 template <class Operand, int kTokensInBlock = TileSizes<typename Operand::Vec>::kTokensInBlock>
@@ -257,7 +258,7 @@ struct Tiles {
   static void pack_rows(const void* const* source, DataType type, int count, int width, std::int64_t rows,
                         Unit* panel) {
     const int steps = width / kPack;
-    const int padded = (steps + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
+    const int padded = panel_steps(width, kPack);
     for (std::int64_t group = 0; group < rows; group += kLanes) {
       for (int step = 0; step < padded; step += kLanes) {
         I32 vectors[kLanes];
@@ -274,7 +275,9 @@ struct Tiles {
 
   static std::size_t token_scratch(int width) {
     // Behind the last token, columns up to the next column tile are read: they end up in no result.
-    return kPack == 1 ? static_cast<std::size_t>(kTokensInBlock * width + kColumnTile) : 0;
+    return kPack == 1
+               ? static_cast<std::size_t>(kTokensInBlock) * static_cast<std::size_t>(width) + kColumnTile
+               : 0;
   }
 
   static std::size_t value_panel_size(std::int64_t columns) {
@@ -311,7 +314,7 @@ struct Tiles {
     std::int64_t stride;
 
     Unit unit(int token, std::int64_t step) const {
-      return kPack == 1 ? rows[0][token * stride + step] : rows[token][step];
+      return load<Unit>(kPack == 1 ? rows[0] + token * stride + step : rows[token] + step);
     }
   };
 
@@ -344,8 +347,7 @@ struct Tiles {
   static void score_groups(const ScoreWork& work, std::int64_t row) {
     constexpr int kTokens = kVectors == 1 ? Sizes::kTokensOfOneVector : Sizes::kTokens;
     const int steps = work.width / kPack;
-    const std::int64_t padded = (steps + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
-    static_assert(kTokensInBlock % kTokens == 0);
+    const std::int64_t padded = panel_steps(work.width, kPack);
     const int count = work.limits == nullptr ? work.count : work.limits[row + kVectors * kLanes - 1];
     const Unit* panel = work.panel + row * padded;
     float* scores = work.scores + row * kTokensInBlock;
@@ -474,7 +476,7 @@ struct Tiles {
     if (!any_nan(check)) return max;
     max = old_max;
     for (t = 0; t < seen.some; ++t) {
-      max = M::max(max, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
+      max = M::max_or_nan(max, seen.masked(t, load<F32>(scores + t * kLanes) * scale));
     }
     return max;
   }

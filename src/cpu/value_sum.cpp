@@ -5,6 +5,20 @@
 
 namespace flashmla::cpu {
 
+std::size_t panel_size(const Engine& engine, int width, int rows) {
+  return static_cast<std::size_t>(panel_steps(width, engine.pack)) * static_cast<std::size_t>(rows);
+}
+
+std::size_t score_block_size(const Engine& engine, int rows) {
+  return static_cast<std::size_t>(engine.block_tokens) * static_cast<std::size_t>(rows);
+}
+
+void* take_factors(Workspace& workspace, const Engine& engine, int rows, float* scores) {
+  if (engine.factor_bytes == 0) return scores;
+  const std::size_t bytes = static_cast<std::size_t>(engine.factor_bytes) * score_block_size(engine, rows);
+  return workspace.take<std::byte>(bytes);
+}
+
 ValueSum::ValueSum(Workspace& workspace, const Engine& engine, DataType type, int width)
     : engine_(&engine),
       type_(type),

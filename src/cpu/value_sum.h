@@ -13,21 +13,14 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-/// Units of a panel of kMaxRows rows.
-inline std::size_t panel_size(const Engine& engine, int width) {
-  return static_cast<std::size_t>(round_up(width / engine.pack, kPanelSteps) * kMaxRows);
-}
+/// Units of a panel of `rows` rows.
+std::size_t panel_size(const Engine& engine, int width, int rows);
 
-/// Floats of a score block of kMaxRows rows.
-inline std::size_t score_block_size(const Engine& engine) {
-  return static_cast<std::size_t>(engine.block_tokens) * kMaxRows;
-}
+/// Floats of a score block of `rows` rows.
+std::size_t score_block_size(const Engine& engine, int rows);
 
-/// Takes a factor block from the workspace; `scores` itself where it serves as one.
-inline void* take_factors(Workspace& workspace, const Engine& engine, float* scores) {
-  const std::size_t bytes = static_cast<std::size_t>(engine.factor_bytes) * score_block_size(engine);
-  return bytes == 0 ? scores : static_cast<void*>(workspace.take<std::byte>(bytes));
-}
+/// Takes a factor block of `rows` rows from the workspace; `scores` itself where it serves as one.
+void* take_factors(Workspace& workspace, const Engine& engine, int rows, float* scores);
 
 class ValueSum {
  public:

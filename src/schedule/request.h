@@ -20,7 +20,8 @@ inline LengthsView lengths_of(const TensorView& tensor) {
 /// number of threads; enough to keep them busy, few enough that merging partial results stays cheap.
 inline constexpr std::int64_t kCpuScheduleParts = 32;
 
-/// Keys at whose multiples kernels on the CPU split a sequence: a split must be long against its merge.
+/// Keys at whose multiples kernels on the CPU split a sequence, four of them apart at least: a split must be
+/// long against its merge.
 inline constexpr std::int64_t kCpuScheduleTile = 128;
 
 /// A split longer than any sequence is the same as one that is just as long, and fits an i32.
@@ -28,7 +29,7 @@ inline std::int64_t counted_split_size(std::int64_t split_size) {
   return std::min(split_size, kLargestLength);
 }
 
-/// `tile`: keys that the kernel handles at a time.
+/// `tile`: keys at whose multiples sequences are split.
 inline ScheduleRequest schedule_request(const MakeSchedule& op, std::int64_t tile) {
   return {.cache_seqlens = lengths_of(op.cache_seqlens),
           .topk_length = lengths_of(op.topk_length),

@@ -43,7 +43,7 @@ struct ScheduleRequest {
   /// 0, or the keys of every split but a sequence's last.
   std::int64_t split_size = 0;
   std::int64_t parts = 1;
-  /// Keys that a kernel handles at a time; cuts are at multiples of it, unless `split_size` is given.
+  /// Cuts are at multiples of so many keys, unless `split_size` is given.
   std::int64_t tile = 64;
   /// What beginning, storing and merging a split costs, in tiles.
   std::int64_t overhead_tiles = 2;

@@ -13,6 +13,7 @@ namespace flashmla {
 namespace {
 
 FLASHMLA_ON_EVERY_BACKEND(HeadCounts);
+FLASHMLA_ON_EVERY_BACKEND(KeyCounts);
 FLASHMLA_ON_EVERY_BACKEND(QueryCounts);
 FLASHMLA_ON_EVERY_BACKEND(PageSizes);
 FLASHMLA_ON_EVERY_BACKEND(Widths);
@@ -26,6 +27,34 @@ TEST_P(HeadCounts, OfAnyNumberWorkInDenseDecode) {
     DenseProblem problem({.seqlens = {21, 4}, .s_q = 2, .h_q = heads});
     run(problem.op());
     problem.expect_all_seen();
+  }
+}
+
+TEST_P(KeyCounts, AroundTheBlocksOfEveryKernelWork) {
+  for (const std::int64_t heads : {1, 20}) {
+    for (const std::int64_t keys : {63, 64, 65, 95, 96, 97, 255, 256, 257, 511, 513, 1030}) {
+      DenseProblem problem({.seqlens = {keys}, .s_q = 2, .h_q = heads, .page = 16});
+      problem.causal = true;
+      run(problem.op());
+      problem.expect_seen([&](std::int64_t, std::int64_t i) { return first(keys - 1 + i); });
+    }
+  }
+}
+
+TEST_P(KeyCounts, AroundTheBlocksOfEveryKernelWorkInMha) {
+  for (const std::int64_t keys : {95, 97, 127, 129, 255, 257, 300}) {
+    MhaProblem problem({.cu_seqlens_q = {0, 100},
+                        .cu_seqlens_k = {0, keys},
+                        .total_q = 100,
+                        .total_k = keys,
+                        .h_q = 1,
+                        .h_kv = 1,
+                        .d_qk = 24,
+                        .d_v = 16});
+    run(problem.forward());
+    problem.expect_all_seen();
+    run(problem.backward());
+    problem.expect_gradients();
   }
 }
 
@@ -183,6 +212,22 @@ TEST_P(Strides, OfEveryTensorOfDenseDecodeAreFree) {
       [&](std::int64_t b, std::int64_t i) { return first(problem.sizes.seqlens[std::size_t(b)] - 2 + i); });
   expect_gaps_untouched(problem.out);
   expect_gaps_untouched(problem.lse);
+}
+
+TEST_P(Strides, OfHeadsMayBeZero) {
+  // All heads share one query, so that blocks of rows may begin with the same row and be different ones.
+  DenseProblem problem({.seqlens = {900}, .s_q = 4, .h_q = 48, .page = 64});
+  for (std::int64_t i = 0; i < 4; ++i) {
+    for (std::int64_t head = 1; head < 48; ++head) {
+      set_row(problem.q.view(), {0, i, head}, row_at(problem.q.view(), {0, i, 0}));
+    }
+  }
+  DenseDecode op = problem.op();
+  op.q.strides[2] = 0;
+  for (const int threads : {1, 2, 4}) {
+    run(op, threads);
+    problem.expect_all_seen();
+  }
 }
 
 TEST_P(Strides, OfACacheMayBeThoseOfASlice) {
