@@ -216,7 +216,7 @@ TEST_P(Strides, OfEveryTensorOfDenseDecodeAreFree) {
 
 TEST_P(Strides, OfHeadsMayBeZero) {
   // All heads share one query, so that blocks of rows may begin with the same row and be different ones.
-  DenseProblem problem({.seqlens = {900}, .s_q = 4, .h_q = 48, .page = 64});
+  DenseProblem problem({.seqlens = {30}, .s_q = 4, .h_q = 48});
   for (std::int64_t i = 0; i < 4; ++i) {
     for (std::int64_t head = 1; head < 48; ++head) {
       set_row(problem.q.view(), {0, i, head}, row_at(problem.q.view(), {0, i, 0}));
@@ -224,8 +224,9 @@ TEST_P(Strides, OfHeadsMayBeZero) {
   }
   DenseDecode op = problem.op();
   op.q.strides[2] = 0;
-  for (const int threads : {1, 2, 4}) {
-    run(op, threads);
+  constexpr int kRuns = 20;  // which thread gets which block is chance
+  for (int i = 0; i < kRuns; ++i) {
+    run(op, 8);
     problem.expect_all_seen();
   }
 }

@@ -49,6 +49,18 @@ TEST_P(SplitSize, LeavesSplitsWithoutAVisibleKeyAlone) {
   });
 }
 
+TEST_P(SplitSize, MayLeaveTheFirstSplitWithoutAVisibleKey) {
+  DenseProblem dense({.seqlens = {24}});
+  dense.split_size = 4;
+  dense.block_table.set({0, 0}, -1);
+  run(dense.op());
+  dense.expect_seen([](std::int64_t, std::int64_t) {
+    Positions seen;
+    for (std::int64_t t = 4; t < 24; ++t) seen.push_back(t);
+    return seen;
+  });
+}
+
 TEST_P(BatchInvariance, OfDenseRowsWithAFixedSplitSize) {
   const std::vector<std::int64_t> lengths = {150, 0, 33, 64, 7};
   DenseProblem whole({.seqlens = lengths, .s_q = 2, .h_q = 3, .page = 8});
