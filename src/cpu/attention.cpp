@@ -91,10 +91,11 @@ void Attention::begin(const void* const* queries, int count) {
   const bool packed = count == count_ && std::equal(queries, queries + count, packed_queries_);
   count_ = count;
   rows_ = round_up(count, engine_->lanes);
+  few_rows_ = count % engine_->lanes <= engine_->most_few_rows ? count % engine_->lanes : 0;
   started_ = false;
   if (!packed) {
     std::copy_n(queries, count, packed_queries_);
-    engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, queries_);
+    engine_->pack_rows(queries, query_type_, count, d_qk_, rows_, few_rows_, queries_);
   }
   std::fill_n(state_.max, rows_, -kInfinity);
   std::fill_n(state_.sum, rows_, 0.0f);
@@ -132,6 +133,7 @@ void Attention::attend_block(const std::int64_t* bounds) {
   engine_->token_units(block_.keys, key_type_, block_.count, d_qk_, key_scratch_, key_units_);
   engine_->scores({.panel = queries_,
                    .rows = rows_,
+                   .few_rows = few_rows_,
                    .tokens = key_units_,
                    .count = block_.count,
                    .width = d_qk_,

@@ -91,6 +91,7 @@ class Attention {
   float scale_log2_;
   bool values_are_keys_;
   int count_ = 0;
+  int few_rows_ = 0;
   const void* packed_queries_[kMaxRows];
   std::int64_t rows_ = 0;
   bool started_ = false;

@@ -37,6 +37,7 @@ static constexpr int panel_steps(int width, int pack) {
 struct ScoreWork {
   const Unit* panel;           ///< the rows, from pack_rows
   std::int64_t rows;           ///< a multiple of Engine::lanes
+  int few_rows;                ///< as in pack_rows
   const Unit* const* tokens;   ///< from token_units
   int count;                   ///< tokens
   int width;                   ///< numbers in a row
@@ -127,10 +128,15 @@ struct Engine {
   /// Floats that a value panel of this many columns takes.
   std::size_t (*value_panel_size)(std::int64_t columns);
 
+  /// Most rows of a last group that are better packed as they are, so that no products are spent on rows that
+  /// are not there.
+  int most_few_rows;
+
   /// Transposes `count` rows of `width` numbers into a panel `[rows / lanes][steps][lanes]`, zeros behind;
-  /// steps are panel_steps(width, pack).
+  /// steps are panel_steps(width, pack). With `few_rows`, the last group has so many rows and stands in the
+  /// panel as `[lanes][steps]`. Scores of the same rows, packed in one way and the other, may differ in bits.
   void (*pack_rows)(const void* const* source, DataType type, int count, int width, std::int64_t rows,
-                    Unit* panel);
+                    int few_rows, Unit* panel);
 
   /// Makes tokens readable as units: `units[i]` is token i as `[width / pack]`.
   void (*token_units)(const void* const* source, DataType type, int count, int width, float* scratch,

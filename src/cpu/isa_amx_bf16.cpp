@@ -11,6 +11,7 @@ static constexpr Engine kEngine = [] {
   engine.factor_bytes = 2 * sizeof(std::uint16_t);
   engine.token_scratch = token_scratch;
   engine.value_panel_size = value_panel_size;
+  engine.most_few_rows = 0;
   engine.value_panel = value_panel;
   engine.scores = scores;
   engine.softmax = softmax;

@@ -76,8 +76,8 @@ class GradientRows {
   void begin(const void* const* qk, const void* const* vo, int count) {
     count_ = count;
     rows_ = round_up(count, engine_->lanes);
-    engine_->pack_rows(qk, type_, count, d_qk_, rows_, panel_qk_);
-    engine_->pack_rows(vo, type_, count, d_v_, rows_, panel_vo_);
+    engine_->pack_rows(qk, type_, count, d_qk_, rows_, 0, panel_qk_);
+    engine_->pack_rows(vo, type_, count, d_v_, rows_, 0, panel_vo_);
     std::fill_n(ones_, kWideRows, 1.0f);
     std::fill_n(lse_log2_, kWideRows, 0.0f);
     std::fill_n(delta_, kWideRows, 0.0f);
@@ -143,6 +143,7 @@ class GradientRows {
     engine_->token_units(tokens, type_, count, width, scratch_, units);
     engine_->scores({.panel = panel,
                      .rows = rows_,
+                     .few_rows = 0,
                      .tokens = units,
                      .count = count,
                      .width = width,
@@ -207,10 +208,11 @@ class DotProduct {
 
   float operator()(const void* a, const void* b) const {
     const Unit* units = nullptr;
-    engine_->pack_rows(&a, type_, 1, width_, engine_->lanes, panel_);
+    engine_->pack_rows(&a, type_, 1, width_, engine_->lanes, 0, panel_);
     engine_->token_units(&b, type_, 1, width_, scratch_, &units);
     engine_->scores({.panel = panel_,
                      .rows = engine_->lanes,
+                     .few_rows = 0,
                      .tokens = &units,
                      .count = 1,
                      .width = width_,

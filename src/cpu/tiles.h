@@ -256,20 +256,24 @@ struct Tiles {
   }
 
   static void pack_rows(const void* const* source, DataType type, int count, int width, std::int64_t rows,
-                        Unit* panel) {
+                        int few_rows, Unit* panel) {
     const int steps = width / kPack;
     const int padded = panel_steps(width, kPack);
-    for (std::int64_t group = 0; group < rows; group += kLanes) {
+    const auto units = [&](std::int64_t row, int step) {
+      return row < count ? units_of(static_cast<const std::uint16_t*>(source[row]), type, step, steps)
+                         : I32{};
+    };
+    const std::int64_t transposed = few_rows > 0 ? rows - kLanes : rows;
+    for (std::int64_t group = 0; group < transposed; group += kLanes) {
       for (int step = 0; step < padded; step += kLanes) {
         I32 vectors[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          vectors[i] = group + i < count
-                           ? units_of(static_cast<const std::uint16_t*>(source[group + i]), type, step, steps)
-                           : I32{};
-        }
+        for (int i = 0; i < kLanes; ++i) vectors[i] = units(group + i, step);
         transpose(vectors);
         for (int i = 0; i < kLanes; ++i) store(panel + group * padded + (step + i) * kLanes, vectors[i]);
       }
+    }
+    for (std::int64_t row = transposed; row < transposed + few_rows; ++row) {
+      for (int step = 0; step < padded; step += kLanes) store(panel + row * padded + step, units(row, step));
     }
   }
 
@@ -313,9 +317,19 @@ struct Tiles {
     const Unit* const* rows;
     std::int64_t stride;
 
-    Unit unit(int token, std::int64_t step) const {
-      return load<Unit>(kPack == 1 ? rows[0] + token * stride + step : rows[token] + step);
+    Unit unit(int token, std::int64_t step) const { return load<Unit>(at(token) + step); }
+
+    /// A vector of units from `step` on, zeros behind `steps`.
+    I32 units(int token, std::int64_t step, int steps) const {
+      if (step + kLanes <= steps) return load<I32>(at(token) + step);
+      I32 tail{};
+      for (std::int64_t i = 0; i < steps - step; ++i)
+        tail[i] = static_cast<std::int32_t>(unit(token, step + i));
+      return tail;
     }
+
+   private:
+    const Unit* at(int token) const { return kPack == 1 ? rows[0] + token * stride : rows[token]; }
   };
 
   template <int kVectors, int kTokens>
@@ -359,15 +373,68 @@ struct Tiles {
     }
   }
 
+  /// Groups of rows from row `row` on, up to `end`.
   template <int kVectors>
-  static void score_rows(const ScoreWork& work, std::int64_t row) {
-    for (; row + kVectors * kLanes <= work.rows; row += kVectors * kLanes) {
-      score_groups<kVectors>(work, row);
-    }
-    if constexpr (kVectors > 1) score_rows<kVectors - 1>(work, row);
+  static void score_rows(const ScoreWork& work, std::int64_t row, std::int64_t end) {
+    for (; row + kVectors * kLanes <= end; row += kVectors * kLanes) score_groups<kVectors>(work, row);
+    if constexpr (kVectors > 1) score_rows<kVectors - 1>(work, row, end);
   }
 
-  static void scores(const ScoreWork& work) { score_rows<Sizes::kRowVectors>(work, 0); }
+  /// A few rows, one by one: vectors along the steps, summed across at the end.
+  template <int kRows, int kTokens>
+  static void dot_tile(const Unit* panel, std::int64_t panel_stride, TokenRows tokens, int steps,
+                       float* scores) {
+    F32 sums[kTokens][kRows] = {};
+    for (std::int64_t step = 0; step < steps; step += kLanes) {
+      I32 rows[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) rows[r] = load<I32>(panel + r * panel_stride + step);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        const I32 token = tokens.units(t, step, steps);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) sums[t][r] = Operand::multiply_add(sums[t][r], rows[r], token);
+      }
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      for (int r = 0; r < kRows; ++r) scores[t * kLanes + r] = lane_sum<kLanes / 2>(sums[t][r], Lanes{});
+    }
+  }
+
+  template <int kHalf, int... kLane>
+  static float lane_sum(F32 sums, std::integer_sequence<int, kLane...> lanes) {
+    if constexpr (kHalf == 0) {
+      return sums[0];
+    } else {
+      const F32 others = __builtin_shufflevector(sums, sums, ((kLane + kHalf) % kLanes)...);
+      return lane_sum<kHalf / 2>(sums + others, lanes);
+    }
+  }
+
+  /// `kRows` at a time of the `left` rows at `panel`, then fewer.
+  template <int kRows>
+  static void dot_rows(const ScoreWork& work, const Unit* panel, int left, int count, float* scores) {
+    constexpr int kTokens = 4;
+    const std::int64_t padded = panel_steps(work.width, kPack);
+    for (; left >= kRows; left -= kRows, panel += kRows * padded, scores += kRows) {
+      for (int t = 0; t < count; t += kTokens) {
+        const Unit* rows[kTokens];
+        for (int i = 0; i < kTokens; ++i) rows[i] = work.tokens[t + i < count ? t + i : count - 1];
+        dot_tile<kRows, kTokens>(panel, padded, {rows, work.width}, work.width / kPack, scores + t * kLanes);
+      }
+    }
+    if constexpr (kRows > 1) dot_rows<kRows / 2>(work, panel, left, count, scores);
+  }
+
+  static void scores(const ScoreWork& work) {
+    const std::int64_t end = work.few_rows > 0 ? work.rows - kLanes : work.rows;
+    score_rows<Sizes::kRowVectors>(work, 0, end);
+    if (work.few_rows == 0) return;
+    const int count = work.limits == nullptr ? work.count : work.limits[work.rows - 1];
+    float* few = work.scores + end * kTokensInBlock;
+    for (int t = 0; t < count; ++t) store(few + t * kLanes, F32{});
+    dot_rows<4>(work, work.panel + end * panel_steps(work.width, kPack), work.few_rows, count, few);
+  }
 
   /// Rows `[row, row + kRows)` of one group.
   template <int kRows>
@@ -664,6 +731,7 @@ struct Tiles {
             .factor_bytes = 0,
             .token_scratch = token_scratch,
             .value_panel_size = value_panel_size,
+            .most_few_rows = kLanes / 2,
             .pack_rows = pack_rows,
             .token_units = token_units,
             .value_panel = value_panel,

@@ -62,18 +62,20 @@ class EngineTest : public testing::TestWithParam<const Engine*> {
   }
 
   std::vector<float> scores_of(const Rows& rows, const Rows& keys, int tokens, int width,
-                               const std::int32_t* limits) {
+                               const std::int32_t* limits, int few_rows = 0) {
     const int count = static_cast<int>(rows.pointers.size());
     const std::int64_t panel_rows = padded(count);
     const int steps = (width / engine().pack + kPanelSteps - 1) / kPanelSteps * kPanelSteps;
     std::vector<Unit> panel(static_cast<std::size_t>(panel_rows * steps), 0xffffffff);
-    engine().pack_rows(rows.pointers.data(), DataType::kBf16, count, width, panel_rows, panel.data());
+    engine().pack_rows(rows.pointers.data(), DataType::kBf16, count, width, panel_rows, few_rows,
+                       panel.data());
     std::vector<float> scratch(engine().token_scratch(width), kInfinity);
     std::vector<const Unit*> units(static_cast<std::size_t>(tokens));
     engine().token_units(keys.pointers.data(), DataType::kBf16, tokens, width, scratch.data(), units.data());
     std::vector<float> scores = score_block(panel_rows);
     engine().scores({.panel = panel.data(),
                      .rows = panel_rows,
+                     .few_rows = few_rows,
                      .tokens = units.data(),
                      .count = tokens,
                      .width = width,
@@ -358,6 +360,26 @@ TEST_P(EngineTest, ScoresAreDotProducts) {
             ASSERT_NEAR(scores[at(token, row)], expected, 3e-7 * width)
                 << "width " << width << ", token " << token << ", row " << row;
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EngineTest, ScoresOfFewRowsAreDotProducts) {
+  constexpr int kTokens = 13;
+  for (const int width : {8, 24, 64, 72, 192}) {
+    for (int few = 1; few <= engine().most_few_rows; ++few) {
+      const int count = engine().lanes + few;
+      const Rows rows = random_rows(count, width);
+      const Rows keys = random_rows(kTokens, width);
+      const std::vector<float> scores = scores_of(rows, keys, kTokens, width, nullptr, few);
+      for (int token = 0; token < kTokens; ++token) {
+        for (int row = 0; row < padded(count); ++row) {
+          double expected = 0;
+          for (int i = 0; i < width && row < count; ++i) expected += rows.at(row, i) * keys.at(token, i);
+          ASSERT_NEAR(scores[at(token, row)], expected, 3e-7 * width)
+              << "width " << width << ", token " << token << ", row " << row;
         }
       }
     }
