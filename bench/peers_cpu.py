@@ -210,7 +210,9 @@ def compare(settings: Settings, operation: str, flags: dict[str, Any], process: 
     return describe(operation, process.name, reports, peers)
 
 
-def describe(operation: str, setting: str, reports: list[dict[str, Any]], peers: list[Peer]) -> dict[str, Any]:
+def describe(
+    operation: str, setting: str, reports: list[dict[str, Any]], peers: list[Peer]
+) -> dict[str, Any]:
     """The case for the results file. The roof is the best of all rounds: noise only ever lowers it."""
     results = [report["results"][0] for report in reports]
     flop = 1e9 * median(result["gflops"] * result["seconds"]["median"] for result in results)
