@@ -213,8 +213,9 @@ U32 rest_of(U32 factor) {
   constexpr int kInfinityOfThatSign = 6 << 16 | 6 << 20;
   const auto high = bits_as<Avx512::F32>(factor & 0xffff0000);
   const Avx512::F32 rest = Avx512::fma(high, Base::M::all(-1.0f + 0x1p-24f), bits_as<Avx512::F32>(factor));
-  return (U32)_mm512_maskz_fixupimm_ps(0xffff, (__m512)rest, (__m512)factor,
-                                       _mm512_set1_epi32(kInfinityOfThatSign), 0);
+  const auto fixed = (U32)_mm512_maskz_fixupimm_ps(0xffff, (__m512)rest, (__m512)factor,
+                                                   _mm512_set1_epi32(kInfinityOfThatSign), 0);
+  return fixed + 0x8000;  // the upper half, rounded to nearest: cut off, all factors would err to one side
 }
 
 /// The high halves of two vectors as pairs.
