@@ -527,7 +527,7 @@ TEST_P(EngineTest, FactorsCountWithSixteenBits) {
   for (const float factor : {1.0f, 1.00390625f, 0.99999f, -1.2345678f, 3e38f, -1e-30f}) {
     std::vector<float> sums(static_cast<std::size_t>(rows * kColumnTile));
     accumulate_products(score_block(rows, factor), one, 1, 0, static_cast<int>(rows), nullptr, sums);
-    ASSERT_NEAR(sums[0] / factor, 1.0, 0x1p-15) << factor;
+    ASSERT_NEAR(sums[0] / factor, 1.0, 0x1.01p-16) << factor;
   }
 }
 
