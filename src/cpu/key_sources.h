@@ -9,6 +9,7 @@
 #include "cpu/attention.h"
 #include "cpu/engine.h"
 #include "cpu/fp8_rows.h"
+#include "cpu/rows.h"
 #include "kv/formats.h"
 #include "kv/paged_cache.h"
 
@@ -112,9 +113,8 @@ class SelectedKeys {
     const Place place = place_at(position);
     if (place.cache == nullptr) return;
     with_fp8_format(format_, [&]<class Format>() {
-      constexpr int kLine = 64;
       const Fp8Token token = Format::token(*place.cache, place.block, place.row);
-      for (int byte = 0; byte < Format::kRowBytes; byte += kLine) __builtin_prefetch(token.values + byte);
+      fetch_row(token.values, Format::kRowBytes);
       __builtin_prefetch(token.scales);
     });
   }

@@ -6,6 +6,7 @@
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
 #include "cpu/fp8_rows.h"
+#include "cpu/rows.h"
 #include "cpu/slot_holders.h"
 #include "host/threads.h"
 #include "kv/formats.h"
@@ -19,22 +20,7 @@ constexpr std::int64_t kTokensAtOnce = 64;
 /// How far ahead rows are fetched: the processor's own prefetcher stops at the end of each page.
 constexpr std::int64_t kTokensAhead = 4;
 
-void prefetch(const void* row, std::int64_t bytes) {
-  constexpr std::int64_t kLine = 64;
-  const auto* begin = static_cast<const std::uint8_t*>(row);
-  for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(begin + at);
-}
-
 const Engine& bf16_engine() { return engine_for(DataType::kBf16, DataType::kBf16); }
-
-std::int64_t bytes_of(const TensorView& view) {
-  return view.size() * static_cast<std::int64_t>(size_of(view.type));
-}
-
-/// Bytes along the last dimension.
-std::int64_t row_bytes(const TensorView& rows) {
-  return rows.shape[static_cast<std::size_t>(rows.ndim - 1)] * static_cast<std::int64_t>(size_of(rows.type));
-}
 
 /// Calls `body(first, last)` for ranges that together are `[0, tokens)`.
 template <class Body>
@@ -112,7 +98,7 @@ class Appender {
   void append(std::int64_t first, std::int64_t last, IsWanted&& is_wanted) const {
     for (std::int64_t i = first; i < last; ++i) {
       const std::int64_t next = std::min(i + kTokensAhead, tokens() - 1);
-      prefetch(token_row(op_.latent, next), row_bytes(op_.latent));
+      fetch_row(token_row(op_.latent, next), row_bytes(op_.latent));
       const std::int64_t to = slot(i);
       if (to >= 0 && is_wanted(i, to)) append_token(i, to);
     }
@@ -164,7 +150,7 @@ void run(const QuantizeKv& op, const Execution& on) {
   const bool streamed = is_streamed(engine, bytes_of(op.kv_cache));
   with_fp8_format(*kv_format_of(op.kv_cache), [&]<class Format>() {
     const auto ahead = [&](std::int64_t block, std::int64_t row) {
-      prefetch(plain_row(op.kv, block, row), 2 * Format::kWidth);
+      fetch_row(plain_row(op.kv, block, row), 2 * Format::kWidth);
     };
     for_each_token(op.kv_cache, on, streamed, ahead, [&](std::int64_t block, std::int64_t row) {
       const std::uint16_t* from = plain_row(op.kv, block, row);
@@ -180,7 +166,7 @@ void run(const DequantizeKv& op, const Execution& on) {
   const bool streamed = is_streamed(engine, bytes_of(op.kv));
   with_fp8_format(*kv_format_of(op.kv_cache), [&]<class Format>() {
     const auto ahead = [&](std::int64_t block, std::int64_t row) {
-      prefetch(Format::token(cache, block, row).values, Format::kRowBytes);
+      fetch_row(Format::token(cache, block, row).values, Format::kRowBytes);
     };
     for_each_token(op.kv_cache, on, streamed, ahead, [&](std::int64_t block, std::int64_t row) {
       const Fp8Token token = Format::token(cache, block, row);

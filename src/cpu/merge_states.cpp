@@ -6,6 +6,7 @@
 #include "api/workspace.h"
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
+#include "cpu/rows.h"
 #include "cpu/thread_memory.h"
 #include "host/threads.h"
 
@@ -39,14 +40,6 @@ struct Row {
   }
 };
 
-std::int64_t bytes_of(const TensorView& out) {
-  return out.size() * static_cast<std::int64_t>(size_of(out.type));
-}
-
-std::size_t row_bytes(const TensorView& out) {
-  return static_cast<std::size_t>(out.shape[3]) * size_of(out.type);
-}
-
 /// What a thread needs.
 struct Merger {
   const Engine& engine;
@@ -58,20 +51,17 @@ struct Merger {
       : engine(engine_for(DataType::kBf16, DataType::kBf16)),  // multiplies no pairs: any types will do
         rows(workspace.take<const void*>(op.outs.size())),
         weights(workspace.take<float>(op.outs.size())),
-        merged(is_streamed(engine, bytes_of(op.out)) ? workspace.take<std::uint8_t>(row_bytes(op.out))
-                                                     : nullptr) {}
+        merged(is_streamed(engine, bytes_of(op.out))
+                   ? workspace.take<std::uint8_t>(static_cast<std::size_t>(row_bytes(op.out)))
+                   : nullptr) {}
 };
 
 ThreadMemory thread_memory(Workspace& workspace, const MergeStates& op, const Execution& on) {
   return ThreadMemory(workspace, threads_of(on), [&](Workspace& mine) { Merger(mine, op); });
 }
 
-void prefetch(const MergeStates& op, const Row& row) {
-  constexpr std::size_t kLine = 64;
-  for (const TensorView& out : op.outs) {
-    const auto* begin = static_cast<const std::uint8_t*>(row.out(out));
-    for (std::size_t at = 0; at < row_bytes(out); at += kLine) __builtin_prefetch(begin + at);
-  }
+void fetch(const MergeStates& op, const Row& row) {
+  for (const TensorView& out : op.outs) fetch_row(row.out(out), row_bytes(out));
 }
 
 void merge_row(const MergeStates& op, const Row& row, const Merger& merger) {
@@ -102,7 +92,7 @@ void merge_row(const MergeStates& op, const Row& row, const Merger& merger) {
                               .out_type = op.out.type,
                               .out = merger.merged != nullptr ? merger.merged : out});
   if (merger.merged != nullptr) {
-    merger.engine.streams.copy(merger.merged, static_cast<std::int64_t>(row_bytes(op.out)), out);
+    merger.engine.streams.copy(merger.merged, row_bytes(op.out), out);
   }
   row.lse(op.lse) = count == 0 ? kInfinity : static_cast<float>(max + std::log(total));
 }
@@ -124,7 +114,7 @@ void run(const MergeStates& op, const Execution& on) {
     const Merger merger(mine, op);
     const std::int64_t end = std::min(rows, (item + 1) * kRowsAtOnce);
     for (std::int64_t row = item * kRowsAtOnce; row < end; ++row) {
-      prefetch(op, Row(op.out, std::min(row + kRowsAhead, rows - 1)));
+      fetch(op, Row(op.out, std::min(row + kRowsAhead, rows - 1)));
       merge_row(op, Row(op.out, row), merger);
     }
     if (merger.merged != nullptr) merger.engine.streams.fence();

@@ -366,7 +366,8 @@ struct Tiles {
     const Unit* panel = work.panel + row * padded;
     float* scores = work.scores + row * kTokensInBlock;
     for (int t = 0; t < count; t += kTokens) {
-      // Where a tile has fewer tokens, the last one stands in for those that are missing.
+      // Where a tile has fewer tokens, the last one stands in for those that are missing; in the array of
+      // f32 units, what lies behind it. Their scores are not used.
       const Unit* rows[kTokens];
       for (int i = 0; i < kTokens; ++i) rows[i] = work.tokens[t + i < count ? t + i : count - 1];
       score_tile<kVectors, kTokens>(panel, padded * kLanes, {rows, work.width}, steps, scores + t * kLanes);
