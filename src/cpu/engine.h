@@ -104,12 +104,9 @@ struct WeightedSum {
 };
 
 /// Stores past the caches, for what is large and not read again soon: another store reads each line before
-/// it writes it. Addresses are multiples of 16. All null where the instruction set has no such store.
+/// it writes it. All null where the instruction set has no such store.
 struct Streams {
   void (*copy)(const void* source, std::int64_t bytes, void* out) = nullptr;
-  /// Engine::quantize.
-  void (*quantize)(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
-                   std::uint8_t* values) = nullptr;
   /// Before another thread may look.
   void (*fence)() = nullptr;
 };

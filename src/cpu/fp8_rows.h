@@ -1,6 +1,7 @@
 // One token's row to and from an FP8 cache as in kv/row.h, with vectors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -9,14 +10,8 @@
 
 namespace flashmla::cpu {
 
-/// Copies a row, or a part of it, past the caches or not.
-inline void copy_row(const Engine& engine, bool streamed, const void* from, std::size_t bytes, void* to) {
-  if (streamed) return engine.streams.copy(from, static_cast<std::int64_t>(bytes), to);
-  std::memcpy(to, from, bytes);
-}
-
 template <class Format>
-void store_token(const Engine& engine, bool streamed, const std::uint16_t* latent, const std::uint16_t* rope,
+void store_token(const Engine& engine, const std::uint16_t* latent, const std::uint16_t* rope,
                  const Fp8Token& token) {
   std::uint16_t amax[Format::kGroups];
   engine.largest_finite(latent, Format::kGroups, Format::kGroup, amax);
@@ -27,10 +22,22 @@ void store_token(const Engine& engine, bool streamed, const std::uint16_t* laten
     Format::write_scale(scales, group, scale);
     inverse_scales[group] = 1.0f / scale;
   }
-  const auto quantize = streamed ? engine.streams.quantize : engine.quantize;
-  quantize(latent, inverse_scales, Format::kGroups, Format::kGroup, token.values);
-  copy_row(engine, streamed, scales, sizeof(scales), token.scales);
-  copy_row(engine, streamed, rope, 2 * Format::kRope, token.rope);
+  engine.quantize(latent, inverse_scales, Format::kGroups, Format::kGroup, token.values);
+  std::memcpy(token.scales, scales, sizeof(scales));
+  std::memcpy(token.rope, rope, 2 * Format::kRope);
+}
+
+/// The same past the caches; `engine.streams` must exist.
+template <class Format>
+void stream_token(const Engine& engine, const std::uint16_t* latent, const std::uint16_t* rope,
+                  const Fp8Token& token) {
+  alignas(64) std::uint8_t row[Format::kTogetherBytes];
+  const auto in_row = [&](std::uint8_t* part) {
+    const std::ptrdiff_t at = part - token.values;
+    return at >= 0 && at < Format::kTogetherBytes ? row + at : part;
+  };
+  store_token<Format>(engine, latent, rope, {row, in_row(token.scales), in_row(token.rope)});
+  engine.streams.copy(row, Format::kTogetherBytes, token.values);
 }
 
 template <class Format>

@@ -25,10 +25,7 @@ struct Avx2 {
   static F32 widen_f16(U16 from) { return (F32)_mm256_cvtph_ps((__m128i)from); }
   static U16 narrow_f16(F32 from) { return (U16)_mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT); }
 
-  using Bytes16 = U16;
   static void stream(void* to, I32 value) { _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)value); }
-  static void stream(void* to, U16 value) { _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)value); }
-  static void stream(void* to, U8 value) { _mm_stream_si64(static_cast<long long*>(to), (long long)value); }
   static void stream_fence() { _mm_sfence(); }
 };
 

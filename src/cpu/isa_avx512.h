@@ -29,9 +29,7 @@ struct Avx512 {
     return (U16)_mm512_maskz_cvtps_ph(0xffff, (__m512)from, _MM_FROUND_TO_NEAREST_INT);
   }
 
-  using Bytes16 = U8;
   static void stream(void* to, I32 value) { _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)value); }
-  static void stream(void* to, U8 value) { _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)value); }
   static void stream_fence() { _mm_sfence(); }
 };
 

@@ -97,8 +97,7 @@ class Appender {
   template <class IsWanted>
   void append(std::int64_t first, std::int64_t last, IsWanted&& is_wanted) const {
     for (std::int64_t i = first; i < last; ++i) {
-      const std::int64_t next = std::min(i + kTokensAhead, tokens() - 1);
-      fetch_row(token_row(op_.latent, next), row_bytes(op_.latent));
+      fetch(std::min(i + kTokensAhead, tokens() - 1));
       const std::int64_t to = slot(i);
       if (to >= 0 && is_wanted(i, to)) append_token(i, to);
     }
@@ -106,19 +105,38 @@ class Appender {
   }
 
  private:
+  /// Has a token fetched, and both ends of where it goes: a page may be new, and its address takes long. A
+  /// slot behind the last one is at hand.
+  void fetch(std::int64_t i) const {
+    fetch_row(token_row(op_.latent, i), row_bytes(op_.latent));
+    const std::int64_t to = slot(i);
+    if (to < 0 || (i > 0 && to == slot(i - 1) + 1)) return;
+    const std::int64_t block = to / cache_.page;
+    const std::int64_t row = to % cache_.page;
+    const bool fp8 = with_fp8_format(format_, [&]<class Format>() {
+      fetch_ends(Format::token(cache_, block, row).values, Format::kTogetherBytes);
+    });
+    if (!fp8) fetch_ends(cache_.plain_row(block, row, 0), row_bytes(op_.kv_cache));
+  }
+
   void append_token(std::int64_t i, std::int64_t slot) const {
     const std::uint16_t* latent = token_row(op_.latent, i);
     const std::uint16_t* rope = token_row(op_.rope, i);
     const std::int64_t block = slot / cache_.page;
     const std::int64_t row = slot % cache_.page;
     const bool fp8 = with_fp8_format(format_, [&]<class Format>() {
-      store_token<Format>(engine_, streamed_, latent, rope, Format::token(cache_, block, row));
+      const auto store = streamed_ ? stream_token<Format> : store_token<Format>;
+      store(engine_, latent, rope, Format::token(cache_, block, row));
     });
     if (fp8) return;
-    const auto latent_bytes = static_cast<std::size_t>(row_bytes(op_.latent));
     std::uint8_t* to = cache_.plain_row(block, row, 0);
-    copy_row(engine_, streamed_, latent, latent_bytes, to);
-    copy_row(engine_, streamed_, rope, static_cast<std::size_t>(row_bytes(op_.rope)), to + latent_bytes);
+    copy(latent, row_bytes(op_.latent), to);
+    copy(rope, row_bytes(op_.rope), to + row_bytes(op_.latent));
+  }
+
+  void copy(const void* from, std::int64_t bytes, void* to) const {
+    if (streamed_) return engine_.streams.copy(from, bytes, to);
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
 
   const Engine& engine_ = bf16_engine();
@@ -154,8 +172,8 @@ void run(const QuantizeKv& op, const Execution& on) {
     };
     for_each_token(op.kv_cache, on, streamed, ahead, [&](std::int64_t block, std::int64_t row) {
       const std::uint16_t* from = plain_row(op.kv, block, row);
-      store_token<Format>(engine, streamed, from, from + Format::kQuantized,
-                          Format::token(cache, block, row));
+      const auto store = streamed ? stream_token<Format> : store_token<Format>;
+      store(engine, from, from + Format::kQuantized, Format::token(cache, block, row));
     });
   });
 }
@@ -193,12 +211,15 @@ void run(const AppendKv& op, const Execution& on) {
   parallel_for(threads, threads, [&](int, std::int64_t part) { holders.clear(part, threads); });
   for_each_range(threads, tokens, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
+      holders.fetch(slot_of(std::min(i + kTokensAhead, tokens - 1)));
       if (const std::int64_t slot = slot_of(i); slot >= 0) holders.claim(slot, i, slot_of);
     }
   });
   for_each_range(threads, tokens, [&](std::int64_t first, std::int64_t last) {
-    appender.append(first, last,
-                    [&](std::int64_t i, std::int64_t slot) { return holders.holder(slot, slot_of) == i; });
+    appender.append(first, last, [&](std::int64_t i, std::int64_t slot) {
+      holders.fetch(slot_of(std::min(i + kTokensAhead, tokens - 1)));
+      return holders.holder(slot, slot_of) == i;
+    });
   });
 }
 

@@ -19,6 +19,7 @@ constexpr std::int64_t kRowsAtOnce = 64;
 /// How far ahead rows are fetched: the processor's own prefetcher stops at the end of each page.
 constexpr std::int64_t kRowsAhead = 4;
 
+/// A row, to be counted up: that is quicker than divisions each.
 struct Row {
   std::int64_t batch;
   std::int64_t query;
@@ -28,6 +29,14 @@ struct Row {
       : batch(number / (out.shape[2] * out.shape[1])),
         query(number / out.shape[2] % out.shape[1]),
         head(number % out.shape[2]) {}
+
+  void advance(const TensorView& out) {
+    if (++head < out.shape[2]) return;
+    head = 0;
+    if (++query < out.shape[1]) return;
+    query = 0;
+    ++batch;
+  }
 
   void* out(const TensorView& tensor) const {
     const std::int64_t element =
@@ -113,9 +122,13 @@ void run(const MergeStates& op, const Execution& on) {
     Workspace mine = memory.of(thread);
     const Merger merger(mine, op);
     const std::int64_t end = std::min(rows, (item + 1) * kRowsAtOnce);
+    Row place(op.out, item * kRowsAtOnce);
+    Row next(op.out, item * kRowsAtOnce + kRowsAhead);
     for (std::int64_t row = item * kRowsAtOnce; row < end; ++row) {
-      fetch(op, Row(op.out, std::min(row + kRowsAhead, rows - 1)));
-      merge_row(op, Row(op.out, row), merger);
+      if (row + kRowsAhead < rows) fetch(op, next);
+      merge_row(op, place, merger);
+      place.advance(op.out);
+      next.advance(op.out);
     }
     if (merger.merged != nullptr) merger.engine.streams.fence();
   });

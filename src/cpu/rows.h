@@ -24,4 +24,10 @@ inline void fetch_row(const void* row, std::int64_t bytes) {
   for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(begin + at);
 }
 
+/// Has the first and the last line fetched of a row that is written soon.
+inline void fetch_ends(const std::uint8_t* row, std::int64_t bytes) {
+  __builtin_prefetch(row, 1);
+  __builtin_prefetch(row + bytes - 1, 1);
+}
+
 }  // namespace flashmla::cpu

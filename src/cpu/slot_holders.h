@@ -38,6 +38,9 @@ class SlotHolders {
     }
   }
 
+  /// Has the entry of a slot fetched that is claimed or asked for soon.
+  void fetch(std::int64_t slot) const { __builtin_prefetch(entries_ + first_place(slot), 1); }
+
   /// The last token that claimed `slot`; there must be one.
   template <class SlotOf>
   std::int64_t holder(std::int64_t slot, SlotOf&& slot_of) const {

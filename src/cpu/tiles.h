@@ -627,6 +627,35 @@ struct Tiles {
 
   // --- FP8 ---
 
+  /// A scale, if it is a power of two that integers can multiply by.
+  struct PowerOfTwo {
+    int exponent;
+    bool is_one;
+
+    explicit PowerOfTwo(float scale) {
+      const std::int32_t bits = bits_as<std::int32_t>(scale);
+      exponent = (bits >> 23) - 127;
+      is_one = (bits & 0x7fffff) == 0 && exponent >= -119 && exponent <= 119;
+    }
+  };
+
+  static std::uint16_t largest_of(typename V::TwoU16 numbers) {
+    std::uint16_t all[2 * kLanes];
+    __builtin_memcpy(all, &numbers, sizeof(numbers));
+    std::uint16_t largest = 0;
+    for (const std::uint16_t number : all) largest = number > largest ? number : largest;
+    return largest;
+  }
+
+  /// Whether the uppermost bit of any number is set.
+  static bool has_sign(typename V::TwoU16 numbers) {
+    std::uint64_t words[sizeof(numbers) / sizeof(std::uint64_t)];
+    __builtin_memcpy(words, &numbers, sizeof(numbers));
+    std::uint64_t any = 0;
+    for (const std::uint64_t word : words) any |= word;
+    return (any & 0x8000800080008000) != 0;
+  }
+
   /// Codes of normal numbers times 2^power, by integers alone: an e4m3 code is a bf16 number but for its
   /// place and bias. Tells whether all codes were such; if not, what is written is of no use.
   static bool dequantize_normal(const std::uint8_t* values, int power, int count, std::uint16_t* out) {
@@ -640,19 +669,13 @@ struct Tiles {
       others |= (magnitude - 0x08) | (0x7e - magnitude);
       store(out + i, ((magnitude << 4) + bias) | ((code << 8) & 0x8000));
     }
-    std::uint64_t words[sizeof(others) / sizeof(std::uint64_t)];
-    __builtin_memcpy(words, &others, sizeof(others));
-    std::uint64_t any = 0;
-    for (const std::uint64_t word : words) any |= word;
-    return (any & 0x8000800080008000) == 0;
+    return !has_sign(others);
   }
 
   /// e4m3 values of one group.
   static void dequantize_group(const std::uint8_t* values, float scale, int count, std::uint16_t* out) {
-    const std::int32_t bits = bits_as<std::int32_t>(scale);
-    const int power = (bits >> 23) - 127;
-    const bool is_power = (bits & 0x7fffff) == 0 && power >= -120 && power <= 119;
-    if (is_power && dequantize_normal(values, power, count, out)) return;
+    const PowerOfTwo power(scale);
+    if (power.is_one && dequantize_normal(values, power.exponent, count, out)) return;
     for (int i = 0; i < count; i += kLanes) {
       const F32 value = M::widen_e4m3(V::widen(load<U8>(values + i)));
       store(out + i, M::narrow_bf16(value * M::all(scale)));
@@ -664,62 +687,82 @@ struct Tiles {
     for (int g = 0; g < groups; ++g) dequantize_group(values + g * group, scales[g], group, out + g * group);
   }
 
-  template <class Store>
-  static void quantize_to(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
-                          std::uint8_t* values, Store&& store_values) {
-    for (int g = 0; g < groups; ++g) {
-      const F32 inverse_scale = M::all(inverse_scales[g]);
-      for (int i = g * group; i < (g + 1) * group; i += kLanes) {
-        const F32 scaled = M::widen_bf16(load<U16>(source + i)) * inverse_scale;
-        store_values(values + i, __builtin_convertvector(M::narrow_e4m3(scaled), U8));
-      }
+  /// The e4m3 codes of bf16 numbers over 2^power, by integers alone. Tells whether all codes were normal ones;
+  /// if not, what is written is of no use.
+  static bool quantize_normal(const std::uint16_t* source, int power, int count, std::uint8_t* out) {
+    using Codes = typename V::TwoU8;
+    using Wide = typename V::TwoU16;
+    constexpr std::uint16_t kSmallest = 0x08 << 4;  // a code is a bf16 number's upper bits, but for the bias
+    constexpr std::uint16_t kLargest = (0x7e << 4) + 8;
+    const Wide smallest = Wide{} + static_cast<std::uint16_t>(((120 + power) << 7) + kSmallest);
+    Wide largest{};
+    for (int i = 0; i < count; i += 2 * kLanes) {
+      const Wide bits = load<Wide>(source + i);
+      const Wide magnitude = bits & 0x7fff;
+      const Wide above = magnitude - smallest;  // wraps around below it
+      largest = above > largest ? above : largest;
+      const Wide rounded = (above + (kSmallest + 7) + ((magnitude >> 4) & 1)) >> 4;
+      store(out + i, __builtin_convertvector(rounded | ((bits >> 8) & 0x80), Codes));
+    }
+    return largest_of(largest) <= kLargest - kSmallest;
+  }
+
+  /// bf16 numbers of one group.
+  static void quantize_group(const std::uint16_t* source, float inverse_scale, int count, std::uint8_t* out) {
+    const PowerOfTwo power(inverse_scale);
+    if (power.is_one && quantize_normal(source, -power.exponent, count, out)) return;
+    for (int i = 0; i < count; i += kLanes) {
+      const F32 scaled = M::widen_bf16(load<U16>(source + i)) * M::all(inverse_scale);
+      store(out + i, __builtin_convertvector(M::narrow_e4m3(scaled), U8));
     }
   }
 
   static void quantize(const std::uint16_t* source, const float* inverse_scales, int groups, int group,
                        std::uint8_t* values) {
-    quantize_to(source, inverse_scales, groups, group, values,
-                [](std::uint8_t* to, U8 codes) { store(to, codes); });
+    for (int g = 0; g < groups; ++g) {
+      quantize_group(source + g * group, inverse_scales[g], group, values + g * group);
+    }
+  }
+
+  static std::uint16_t largest_finite_of_group(const std::uint16_t* source, int count) {
+    using Wide = typename V::TwoU16;
+    Wide largest{};
+    for (int i = 0; i < count; i += 2 * kLanes) {
+      const Wide magnitude = load<Wide>(source + i) & 0x7fff;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    constexpr std::uint16_t kInfinity = 0x7f80;
+    const std::uint16_t found = largest_of(largest);
+    if (found < kInfinity) return found;
+    std::uint16_t finite = 0;
+    for (int i = 0; i < count; ++i) {
+      const auto magnitude = static_cast<std::uint16_t>(source[i] & 0x7fff);
+      if (magnitude < kInfinity && magnitude > finite) finite = magnitude;
+    }
+    return finite;
   }
 
   static void largest_finite(const std::uint16_t* source, int groups, int group, std::uint16_t* largest) {
-    for (int g = 0; g < groups; ++g) {
-      std::int16_t found = 0;  // signed: SSE2 has a maximum of signed words
-      for (int i = g * group; i < (g + 1) * group; ++i) {
-        const auto magnitude = static_cast<std::int16_t>(source[i] & 0x7fff);
-        const std::int16_t finite = magnitude < 0x7f80 ? magnitude : std::int16_t{0};
-        found = finite > found ? finite : found;
-      }
-      largest[g] = static_cast<std::uint16_t>(found);
-    }
+    for (int g = 0; g < groups; ++g) largest[g] = largest_finite_of_group(source + g * group, group);
   }
 
   // --- stores past the caches ---
 
-  static void stream_quantized(const std::uint16_t* source, const float* inverse_scales, int groups,
-                               int group, std::uint8_t* values) {
-    quantize_to(source, inverse_scales, groups, group, values,
-                [](std::uint8_t* to, U8 codes) { V::stream(to, codes); });
-  }
-
-  /// In steps of 16 bytes up to a line of the caches, in vectors for whole lines, and again in steps.
+  /// Whole lines of the caches past them; what is before and behind as usual, as its line has other parts.
   static void stream(const void* source, std::int64_t bytes, void* out) {
-    using Bytes16 = typename V::Bytes16;
     const auto* from = static_cast<const unsigned char*>(source);
     auto* to = static_cast<unsigned char*>(out);
     constexpr std::int64_t kLine = 64;
     const std::int64_t before_line = -static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(to)) & 63;
-    const std::int64_t head = before_line < bytes ? before_line : bytes;
-    std::int64_t at = 0;
-    for (; at + 16 <= head; at += 16) V::stream(to + at, load<Bytes16>(from + at));
+    std::int64_t at = before_line < bytes ? before_line : bytes;
+    __builtin_memcpy(to, from, static_cast<std::size_t>(at));
     for (; at + kLine <= bytes; at += sizeof(I32)) V::stream(to + at, load<I32>(from + at));
-    for (; at + 16 <= bytes; at += 16) V::stream(to + at, load<Bytes16>(from + at));
     __builtin_memcpy(to + at, from + at, static_cast<std::size_t>(bytes - at));
   }
 
   static constexpr Streams streams() {
     if constexpr (requires { V::stream_fence(); }) {
-      return {.copy = stream, .quantize = stream_quantized, .fence = V::stream_fence};
+      return {.copy = stream, .fence = V::stream_fence};
     }
     return {};
   }

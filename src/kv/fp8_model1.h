@@ -24,14 +24,15 @@ struct Fp8Model1 {
   static constexpr int kScaleBytes = 8;
   static constexpr int kUsedScaleBytes = kGroups;
   static constexpr int kRowBytes = kQuantized + 2 * kRope + kScaleBytes;
+  /// Bytes of a token that stand behind each other, its values first.
+  static constexpr int kTogetherBytes = kQuantized + 2 * kRope;
   /// Distance between tokens of a block in bytes, as the tensor's stride must tell it.
   static constexpr int kTokenStride = kRowBytes;
 
   FLASHMLA_HOST_DEVICE static Fp8Token token(const PagedCache& cache, std::int64_t block, std::int64_t row) {
-    constexpr int kValueBytes = kQuantized + 2 * kRope;
     std::uint8_t* begin = cache.block(block);
-    std::uint8_t* values = begin + row * kValueBytes;
-    return {values, begin + cache.page * kValueBytes + row * kScaleBytes, values + kQuantized};
+    std::uint8_t* values = begin + row * kTogetherBytes;
+    return {values, begin + cache.page * kTogetherBytes + row * kScaleBytes, values + kQuantized};
   }
 
   FLASHMLA_HOST_DEVICE static float read_scale(const std::uint8_t* scales, int group) {

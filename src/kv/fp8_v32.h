@@ -23,6 +23,8 @@ struct Fp8V32 {
   static constexpr int kScaleBytes = 4 * kGroups;
   static constexpr int kUsedScaleBytes = kScaleBytes;
   static constexpr int kRowBytes = kQuantized + kScaleBytes + 2 * kRope;
+  /// Bytes of a token that stand behind each other, its values first.
+  static constexpr int kTogetherBytes = kRowBytes;
   /// Distance between tokens of a block in bytes; 0: free.
   static constexpr int kTokenStride = 0;
 
