@@ -687,8 +687,8 @@ struct Tiles {
     for (int g = 0; g < groups; ++g) dequantize_group(values + g * group, scales[g], group, out + g * group);
   }
 
-  /// The e4m3 codes of bf16 numbers over 2^power, by integers alone. Tells whether all codes were normal ones;
-  /// if not, what is written is of no use.
+  /// The e4m3 codes of bf16 numbers over 2^power, by integers alone. Tells whether all codes were normal
+  /// ones; if not, what is written is of no use.
   static bool quantize_normal(const std::uint16_t* source, int power, int count, std::uint8_t* out) {
     using Codes = typename V::TwoU8;
     using Wide = typename V::TwoU16;
@@ -731,13 +731,13 @@ struct Tiles {
       const Wide magnitude = load<Wide>(source + i) & 0x7fff;
       largest = magnitude > largest ? magnitude : largest;
     }
-    constexpr std::uint16_t kInfinity = 0x7f80;
+    constexpr std::uint16_t kInfinite = 0x7f80;
     const std::uint16_t found = largest_of(largest);
-    if (found < kInfinity) return found;
+    if (found < kInfinite) return found;
     std::uint16_t finite = 0;
     for (int i = 0; i < count; ++i) {
       const auto magnitude = static_cast<std::uint16_t>(source[i] & 0x7fff);
-      if (magnitude < kInfinity && magnitude > finite) finite = magnitude;
+      if (magnitude < kInfinite && magnitude > finite) finite = magnitude;
     }
     return finite;
   }
