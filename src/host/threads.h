@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <thread>
 
 #include "flashmla/execution.h"
 
@@ -18,15 +19,13 @@ namespace flashmla {
 
 inline int threads_of(const Execution& on) { return on.threads > 0 ? on.threads : omp_get_max_threads(); }
 
-/// Calls `body(thread)` on each of `threads` threads; what was written before is visible in the bodies,
-/// and what they wrote is visible after. OpenMP may start fewer threads than asked for. It allocates memory
-/// when the number of threads changes, and each time for a single one: that one is the caller.
+/// Whether the calling thread is what a fork has left of a process. OpenMP would wait for the threads that it
+/// keeps for this one, and they are not here.
+bool has_lost_its_team();
+
+/// Calls `body(thread)` on each of `threads` threads of OpenMP.
 template <class Body>
-void parallel(int threads, Body&& body) {
-  if (threads == 1) {
-    body(0);
-    return;
-  }
+void call_on_team(int threads, Body&& body) {
 #ifdef __SANITIZE_THREAD__
   char fork = 0;
   char join = 0;
@@ -42,6 +41,20 @@ void parallel(int threads, Body&& body) {
 #pragma omp parallel num_threads(threads)
   body(omp_get_thread_num());
 #endif
+}
+
+/// Calls `body(thread)` on each of `threads` threads; what was written before is visible in the bodies,
+/// and what they wrote is visible after. OpenMP may start fewer threads than asked for. It allocates memory
+/// when the number of threads changes, and each time for a single one: that one is the caller.
+template <class Body>
+void parallel(int threads, Body&& body) {
+  if (threads == 1) {
+    body(0);
+  } else if (has_lost_its_team()) {
+    std::thread([&] { call_on_team(threads, body); }).join();
+  } else {
+    call_on_team(threads, body);
+  }
 }
 
 /// Hands out the numbers `[0, count)` in order: whoever holds a number knows that all smaller ones have

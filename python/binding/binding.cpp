@@ -1,0 +1,320 @@
+// The functions of the shared library that the Python package loads: one for each operation, made from the
+// declaration of its fields, and what the package asks about the library.
+#include <dlpack/dlpack.h>
+#include <flashmla/dlpack.h>
+#include <flashmla/flashmla.h>
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/map.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/error.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/string.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace flashmla::python {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+ffi::String text(std::string_view from) { return {from.data(), from.size()}; }
+
+// --- errors ---
+
+const char* python_type_of(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kType:
+      return "TypeError";
+    case ErrorKind::kUnsupported:
+      return "NotImplementedError";
+    case ErrorKind::kValue:
+      break;
+  }
+  return "ValueError";
+}
+
+/// Calls `body`, and turns the library's errors into Python's.
+template <class Body>
+auto with_python_errors(Body&& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    throw ffi::Error(python_type_of(error.kind()), error.what(), "");
+  }
+}
+
+// --- arguments ---
+
+/// Where an argument stands, for errors.
+struct Place {
+  std::string_view operation;
+  std::string_view name;
+};
+
+[[noreturn]] void fail(const Place& place, std::string_view expected, const ffi::AnyView& got) {
+  throw Error(ErrorKind::kType, std::string(place.operation) + ": " + std::string(place.name) + " must be " +
+                                    std::string(expected) + ", got " + got.GetTypeKey());
+}
+
+template <class T>
+T argument(const Place& place, std::string_view expected, const ffi::AnyView& from) {
+  if (std::optional<T> value = from.try_cast<T>()) return *std::move(value);
+  fail(place, expected, from);
+}
+
+TensorView view_of(const Place& place, const DLTensor& tensor) {
+  try {
+    return from_dlpack(tensor);
+  } catch (const Error& error) {
+    constexpr std::string_view kPrefix = "from_dlpack";
+    throw Error(error.kind(), std::string(place.operation) + ": " + std::string(place.name) +
+                                  std::string(error.what()).substr(kPrefix.size()));
+  }
+}
+
+TensorView tensor_argument(const Place& place, const ffi::AnyView& from) {
+  if (from == nullptr) return {};
+  return view_of(place, *argument<DLTensor*>(place, "a tensor", from));
+}
+
+/// The arguments of one call, in the order of the declared fields: tensors, scalars, and then those of
+/// Execution. Owns the lists that the operation has views of.
+template <class Op>
+class Call {
+ public:
+  explicit Call(ffi::PackedArgs args) {
+    const Fields<Op>& fields = Op::fields();
+    const auto expected = fields.tensors.size() + fields.scalars.size() + kExecutionArguments;
+    if (static_cast<std::size_t>(args.size()) != expected) {
+      throw Error(ErrorKind::kType, std::string(fields.operation) + ": expected " + std::to_string(expected) +
+                                        " arguments, got " + std::to_string(args.size()));
+    }
+    lists_.reserve(fields.tensors.size());
+    int at = 0;
+    for (const TensorField<Op>& field : fields.tensors) set(field, args[at++]);
+    for (const ScalarField<Op>& field : fields.scalars) set(field, args[at++]);
+    set_execution(args, at);
+  }
+
+  const Op& op() const { return op_; }
+  Execution& on() { return on_; }
+
+ private:
+  static constexpr std::size_t kExecutionArguments = 3;
+
+  void set(const TensorField<Op>& field, const ffi::AnyView& from) {
+    const Place place{Op::fields().operation, field.name};
+    if (const auto* one = std::get_if<TensorView Op::*>(&field.member)) {
+      const TensorView view = tensor_argument(place, from);
+      if (view.given()) device_ = view.device;
+      op_.**one = view;
+      return;
+    }
+    std::vector<TensorView>& list = lists_.emplace_back();
+    for (const ffi::Tensor& tensor : argument<ffi::Array<ffi::Tensor>>(place, "a list of tensors", from)) {
+      list.push_back(view_of(place, *tensor.GetDLTensorPtr()));
+      device_ = list.back().device;
+    }
+    op_.*std::get<std::span<const TensorView> Op::*>(field.member) = list;
+  }
+
+  void set(const ScalarField<Op>& field, const ffi::AnyView& from) {
+    const Place place{Op::fields().operation, field.name};
+    if (const auto* number = std::get_if<std::int64_t Op::*>(&field.member)) {
+      op_.**number = argument<std::int64_t>(place, "an integer", from);
+    } else if (const auto* flag = std::get_if<bool Op::*>(&field.member)) {
+      op_.**flag = argument<bool>(place, "a bool", from);
+    } else if (from != nullptr) {
+      op_.*std::get<std::optional<float> Op::*>(field.member) =
+          static_cast<float>(argument<double>(place, "a number", from));
+    }
+  }
+
+  void set_execution(ffi::PackedArgs args, int at) {
+    const std::string_view operation = Op::fields().operation;
+    if (args[at] != nullptr) {
+      backend_ = argument<std::string>({operation, "backend"}, "a string", args[at]);
+    }
+    on_.device = device_;
+    on_.backend = backend_;
+    on_.threads = argument<int>({operation, "threads"}, "an integer", args[at + 1]);
+    on_.check_indices = argument<bool>({operation, "check_indices"}, "a bool", args[at + 2]);
+    if (device_.type == DeviceType::kCuda) {
+      on_.stream = TVMFFIEnvGetStream(kDLCUDA, device_.index);
+    }
+  }
+
+  Op op_ = {};
+  Execution on_ = {};
+  Device device_ = {};
+  std::string backend_;
+  std::vector<std::vector<TensorView>> lists_;
+};
+
+// --- workspace ---
+
+/// Scratch memory of a call. On the CPU each thread keeps the largest that it has needed: fresh memory costs a
+/// page fault for every 4 KiB. On a GPU the caller's framework gives it, and takes it back in stream order.
+class Scratch {
+ public:
+  void give(Execution& on, std::size_t bytes) {
+    on.workspace_size = bytes;
+    if (bytes == 0) return;
+    if (on.device.type == DeviceType::kCpu) {
+      on.workspace = kept(bytes);
+      return;
+    }
+    const std::int64_t shape[] = {static_cast<std::int64_t>(bytes)};
+    tensor_ = ffi::Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, ffi::ShapeView(shape, 1), DLDataType{kDLUInt, 8, 1},
+                                        DLDevice{static_cast<DLDeviceType>(on.device.type), on.device.index});
+    on.workspace = tensor_->data_ptr();
+  }
+
+ private:
+  static void* kept(std::size_t bytes) {
+    thread_local std::unique_ptr<unsigned char[]> memory;
+    thread_local std::size_t size = 0;
+    if (size < bytes) {
+      memory.reset();
+      size = 0;
+      memory.reset(new unsigned char[bytes]);
+      size = bytes;
+    }
+    return memory.get();
+  }
+
+  std::optional<ffi::Tensor> tensor_;
+};
+
+template <class Op>
+void call(ffi::PackedArgs args, ffi::Any*) {
+  with_python_errors([&] {
+    Call<Op> made(args);
+    Scratch scratch;
+    scratch.give(made.on(), workspace_bytes(made.op(), made.on()));
+    run(made.op(), made.on());
+  });
+}
+
+// --- declarations ---
+
+using Record = ffi::Map<ffi::String, ffi::Any>;
+
+const char* name_of(Role role) {
+  switch (role) {
+    case Role::kInput:
+      return "input";
+    case Role::kOptional:
+      return "optional";
+    case Role::kOutput:
+      return "output";
+    case Role::kUpdate:
+      break;
+  }
+  return "update";
+}
+
+template <class Op>
+Record declaration(const TensorField<Op>& field) {
+  return {{"name", text(field.name)},
+          {"role", ffi::String(name_of(field.role))},
+          {"types", text(field.types)},
+          {"shape", text(field.shape)},
+          {"is_list", std::holds_alternative<std::span<const TensorView> Op::*>(field.member)},
+          {"meaning", text(field.meaning)}};
+}
+
+template <class Op>
+Record declaration(const ScalarField<Op>& field) {
+  const Op defaults = {};
+  ffi::String type = "float";
+  ffi::Any value = nullptr;
+  if (const auto* number = std::get_if<std::int64_t Op::*>(&field.member)) {
+    type = "int";
+    value = defaults.**number;
+  } else if (const auto* flag = std::get_if<bool Op::*>(&field.member)) {
+    type = "bool";
+    value = defaults.**flag;
+  }
+  return {{"name", text(field.name)}, {"type", type}, {"default", value}, {"meaning", text(field.meaning)}};
+}
+
+template <class List>
+ffi::Array<Record> declarations(const List& fields) {
+  ffi::Array<Record> all;
+  for (const auto& field : fields) all.push_back(declaration(field));
+  return all;
+}
+
+ffi::Array<Record> operations() {
+  ffi::Array<Record> all;
+  Operations::for_each([&]<class Op>() {
+    const Fields<Op>& fields = Op::fields();
+    all.push_back({{"name", text(fields.operation)},
+                   {"summary", text(fields.summary)},
+                   {"tensors", declarations(fields.tensors)},
+                   {"scalars", declarations(fields.scalars)},
+                   {"run", ffi::Function::FromPacked(call<Op>)}});
+  });
+  return all;
+}
+
+// --- questions ---
+
+ffi::Array<Record> kernel_table(int device_type, int device_index) {
+  ffi::Array<Record> all;
+  for (const KernelInfo& kernel : kernels({static_cast<DeviceType>(device_type), device_index})) {
+    all.push_back({{"operation", text(kernel.operation)},
+                   {"backend", text(kernel.backend)},
+                   {"name", text(kernel.name)},
+                   {"available", kernel.available},
+                   {"reason", ffi::String(kernel.reason)}});
+  }
+  return all;
+}
+
+/// Rows of a schedule for `rows` query rows (query tokens times heads) of each sequence and kv head; `topk` is -1 for
+/// dense decode.
+std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64_t batch, std::int64_t rows,
+                                   std::int64_t heads_kv, std::int64_t topk) {
+  constexpr std::int64_t kWidth = 576;
+  return with_python_errors([&] {
+    const Execution on{.device = {static_cast<DeviceType>(device_type), device_index}};
+    const TensorView q =
+        TensorView::contiguous(nullptr, DataType::kBf16, {batch, 1, rows * heads_kv, kWidth}, on.device);
+    if (topk < 0) return schedule_parts(DenseDecode{.q = q}, on);
+    const TensorView indices =
+        TensorView::contiguous(nullptr, DataType::kI32, {batch, 1, topk}, on.device);
+    return schedule_parts(SparseDecode{.q = q, .indices = indices}, on);
+  });
+}
+
+/// A tensor over the same memory whose 16-bit elements are bf16: NumPy has no such type of its own.
+ffi::Tensor as_bf16(const ffi::Tensor& tensor) {
+  struct Alias {
+    ffi::Tensor owner;
+    void AllocData(DLTensor* alias) {
+      alias->data = static_cast<char*>(owner.data_ptr()) + owner.GetDLTensorPtr()->byte_offset;
+    }
+    void FreeData(DLTensor*) {}
+  };
+  return ffi::Tensor::FromNDAllocStrided(Alias{tensor}, tensor.shape(), tensor.strides(),
+                                         DLDataType{kDLBfloat, 16, 1}, tensor.device());
+}
+
+}  // namespace
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(operations, operations);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(kernels, kernel_table);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(decode_schedule_parts, decode_schedule_parts);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(as_bf16, as_bf16);
+
+}  // namespace flashmla::python
