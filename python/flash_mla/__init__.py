@@ -1,7 +1,7 @@
 """Attention kernels for multi-head latent attention, with the functions of DeepSeek's package of this name.
 
-:mod:`flash_mla.ops` has the operations of the C++ library for tensors of any framework; the functions here take
-PyTorch tensors.
+:mod:`flash_mla.ops` has the operations of the C++ library for tensors of any framework; the functions
+here take PyTorch tensors.
 """
 
 import importlib.util

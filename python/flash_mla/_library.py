@@ -1,4 +1,4 @@
-"""The shared library: the operations that it has, with their declared fields, and what it says about itself."""
+"""The shared library: its operations with their declared fields, and what it says about itself."""
 
 from __future__ import annotations
 
@@ -47,8 +47,11 @@ class ScalarField:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """An operation of the library. ``run`` takes all tensors, all scalars, and then ``backend`` (a name or None),
-    ``threads`` and ``check_indices``, by position."""
+    """An operation of the library.
+
+    ``run`` takes all tensors, all scalars, and then ``backend`` (a name or None), ``threads`` and
+    ``check_indices``, by position.
+    """
 
     name: str
     summary: str

@@ -1,7 +1,8 @@
-"""The operations as PyTorch operators ``torch.ops.flash_mla.*``, so that torch.compile and torch.export can trace them.
+"""PyTorch operators ``torch.ops.flash_mla.*``, which torch.compile and torch.export can trace.
 
-One operator for each operation, made from the declared fields: it takes all tensors and all scalars by position, writes
-its outputs and returns nothing. The two differentiable ones of multi-head attention return new tensors instead.
+One for each operation, made from the declared fields: it takes all tensors and all scalars by position,
+writes its outputs and returns nothing. Two more, for multi-head attention with a gradient, return new
+tensors.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ _library.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 _library.define(
-    f"varlen_attention_backward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor d_out, {_COMMON})"
-    " -> (Tensor d_q, Tensor d_k, Tensor d_v)",
+    f"varlen_attention_backward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor d_out, "
+    f"{_COMMON}) -> (Tensor d_q, Tensor d_k, Tensor d_v)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 

@@ -1,18 +1,17 @@
 """The operations of the C++ library under their own names, for tensors of any framework that speaks DLPack.
 
-Each function takes keyword arguments: tensors, the outputs too, then numbers and switches as the operation declares
-them, and finally where to run:
+Each function takes keyword arguments: tensors, the outputs too, then numbers and switches as the
+operation declares them, and finally where to run:
 
-backend
-    Name of the backend that must run the operation, for example ``"reference"``; the default is the first that
-    supports the case.
-threads
-    CPU threads; 0 takes OpenMP's default. Results have the same bits for any number.
-check_indices
-    Raise ``ValueError`` for an index outside its range instead of masking it.
+Args:
+    backend: name of the backend that must run the operation, for example ``"reference"``; by default the
+        first that supports the case.
+    threads: CPU threads; 0 takes OpenMP's default. Results have the same bits for any number.
+    check_indices: raise ``ValueError`` for an index outside its range instead of masking it.
 
-Outputs are written in place and nothing is returned. Bad arguments raise ``ValueError`` or ``TypeError``, a case that
-no backend has ``NotImplementedError``, all before anything is written. NumPy arrays may have the types of ``ml_dtypes``.
+Outputs are written in place and nothing is returned. Bad arguments raise ``ValueError`` or ``TypeError``,
+a case that no backend has ``NotImplementedError``, all before anything is written. NumPy arrays may have
+the types of ``ml_dtypes``.
 """
 
 from __future__ import annotations

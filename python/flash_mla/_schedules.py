@@ -1,0 +1,217 @@
+"""How decode work is split: schedules in both styles of the metadata functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flash_mla import _torch_ops  # noqa: F401 (defines torch.ops.flash_mla)
+from flash_mla._library import decode_schedule_parts
+
+DEVICE_TYPES = {"cpu": 1, "cuda": 2}
+"""PyTorch's names of devices and DLPack's numbers."""
+
+_LARGEST_LENGTH = 2**31 - 1
+
+_make_schedule = torch.ops.flash_mla.make_schedule.default
+
+
+def require_dims(name: str, argument: str, tensor: Tensor, ndim: int, shape: str) -> None:
+    if tensor.dim() != ndim:
+        raise ValueError(f"{name}: {argument} must have shape {shape}, got {list(tensor.shape)}")
+
+
+class MadeFor(NamedTuple):
+    """What a schedule was made for."""
+
+    batch: int
+    s_q: int
+    h_q: int
+    h_kv: int
+    page: int
+    causal: bool
+    is_fp8_kvcache: bool
+    topk: int | None = None
+    extra_page: int | None = None
+    extra_topk: int | None = None
+    topk_length: bool = False
+    extra_topk_length: bool = False
+
+
+@dataclasses.dataclass
+class FlashMLASchedMeta:
+    """A schedule of decode steps that the first call of :func:`flash_mla_with_kvcache` fills.
+
+    Every later call with it, in other layers of the same step, must have the same shapes and lengths.
+    """
+
+    have_initialized: bool = False
+    config: MadeFor | None = None
+    tile_scheduler_metadata: Tensor | None = None
+    """i32 ``[parts, 8]``."""
+    num_splits: Tensor | None = None
+    """i32 ``[batch + 1]``."""
+
+    def fill(self, config: MadeFor, schedule: Tensor, num_splits: Tensor) -> None:
+        """Takes a schedule that was made for ``config``."""
+        self.tile_scheduler_metadata, self.num_splits = schedule, num_splits
+        self.config = config
+        self.have_initialized = True
+
+    def require_same(self, name: str, config: MadeFor) -> None:
+        """Raises ``ValueError`` that says what changed unless the schedule was made for ``config``."""
+        if config == self.config:
+            return
+        changed = [
+            f"{field}={made_for}, got {given}"
+            for field, made_for, given in zip(config._fields, self.config, config, strict=True)
+            if made_for != given
+        ]
+        raise ValueError(f"{name}: tile_scheduler_metadata was made for {'; '.join(changed)}")
+
+
+@torch.compiler.assume_constant_result
+def _schedule_parts(device_type: str, index: int | None, rows: int, heads_kv: int, topk: int | None) -> int:
+    """Rows of a schedule for so many query rows of each kv head."""
+    number = DEVICE_TYPES.get(device_type, 1)
+    return decode_schedule_parts(number, index or 0, 1, rows, heads_kv, -1 if topk is None else topk)
+
+
+def _new_schedule(
+    like: Tensor, batch: int, rows: int, heads_kv: int, topk: int | None
+) -> tuple[Tensor, Tensor]:
+    """Tensors for a schedule and its number of splits, on the device of ``like``."""
+    parts = _schedule_parts(like.device.type, like.device.index, rows, heads_kv, topk)
+    schedule = torch.empty(parts, 8, dtype=torch.int32, device=like.device)
+    return schedule, torch.empty(batch + 1, dtype=torch.int32, device=like.device)
+
+
+def _dense_schedule(lengths: Tensor, rows: int, heads_kv: int, longest: int) -> tuple[Tensor, Tensor]:
+    require_dims("get_mla_metadata", "cache_seqlens", lengths, 1, "[batch]")
+    made = _new_schedule(lengths, lengths.shape[0], rows, heads_kv, None)
+    _make_schedule(lengths, None, None, *made, longest, 0, 0, 0)
+    return made
+
+
+def _sparse_schedule(
+    like: Tensor,
+    batch: int,
+    rows: int,
+    heads_kv: int,
+    topk: int,
+    extra_topk: int = 0,
+    topk_length: Tensor | None = None,
+    extra_topk_length: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    made = _new_schedule(like, batch, rows, heads_kv, topk)
+    _make_schedule(None, topk_length, extra_topk_length, *made, -1, topk, extra_topk, 0)
+    return made
+
+
+def _metadata_of_lengths(
+    cache_seqlens: Tensor,
+    num_q_tokens_per_head_k: int,
+    num_heads_k: int,
+    num_heads_q: int | None = None,
+    is_fp8_kvcache: bool = False,
+    topk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    if topk is not None:
+        batch = cache_seqlens.shape[0]
+        return _sparse_schedule(cache_seqlens, batch, num_q_tokens_per_head_k, num_heads_k, topk)
+    # The width of the block table, which bounds the lengths, is not known here: any length counts.
+    return _dense_schedule(cache_seqlens, num_q_tokens_per_head_k, num_heads_k, _LARGEST_LENGTH)
+
+
+def get_mla_metadata(
+    *args: object, **kwargs: object
+) -> tuple[FlashMLASchedMeta, None] | tuple[Tensor, Tensor]:
+    """The schedule that :func:`flash_mla_with_kvcache` takes as its arguments 6 and 7.
+
+    Without arguments: an empty :class:`FlashMLASchedMeta`, filled at its first use, and None.
+
+    With the arguments ``(cache_seqlens, num_q_tokens_per_head_k, num_heads_k, num_heads_q=None,
+    is_fp8_kvcache=False, topk=None)``: the schedule itself, i32 ``[parts, 8]``, and the number of splits
+    before each sequence, i32 ``[batch + 1]``. ``cache_seqlens`` is i32 ``[batch]``;
+    ``num_q_tokens_per_head_k`` is ``s_q * h_q / h_kv``; ``topk`` is given for sparse decode.
+    """
+    if not args and not kwargs:
+        return FlashMLASchedMeta(), None
+    return _metadata_of_lengths(*args, **kwargs)
+
+
+def get_mla_metadata_dense_fp8(
+    cache_seqlens: Tensor, num_q_tokens_per_head_k: int, num_heads_k: int
+) -> tuple[Tensor, Tensor]:
+    """The schedule for :func:`flash_mla_with_kvcache_fp8`: as the older style of :func:`get_mla_metadata`."""
+    return _metadata_of_lengths(cache_seqlens, num_q_tokens_per_head_k, num_heads_k)
+
+
+def dense_metadata(
+    name: str,
+    given: FlashMLASchedMeta | Tensor | None,
+    num_splits: Tensor | None,
+    q: Tensor,
+    k_cache: Tensor,
+    block_table: Tensor,
+    cache_seqlens: Tensor,
+    causal: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Schedule and number of splits in either style; fills an empty FlashMLASchedMeta."""
+    if not isinstance(given, FlashMLASchedMeta):
+        return given, num_splits
+    batch, s_q, h_q, _ = q.shape
+    _, page, h_kv, _ = k_cache.shape
+    config = MadeFor(batch, s_q, h_q, h_kv, page, causal, False)
+    if given.have_initialized:
+        given.require_same(name, config)
+    else:
+        rows = s_q * h_q // max(h_kv, 1)
+        given.fill(config, *_dense_schedule(cache_seqlens, rows, h_kv, block_table.shape[1] * page))
+    return given.tile_scheduler_metadata, given.num_splits
+
+
+def sparse_metadata(
+    name: str,
+    given: FlashMLASchedMeta | Tensor | None,
+    num_splits: Tensor | None,
+    q: Tensor,
+    k_cache: Tensor,
+    is_fp8_kvcache: bool,
+    indices: Tensor,
+    extra_k_cache: Tensor | None,
+    extra_indices: Tensor | None,
+    topk_length: Tensor | None,
+    extra_topk_length: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """As dense_metadata."""
+    if not isinstance(given, FlashMLASchedMeta):
+        return given, num_splits
+    batch, s_q, h_q, _ = q.shape
+    _, page, h_kv, _ = k_cache.shape
+    topk = indices.shape[2]
+    extra_topk = None if extra_indices is None else extra_indices.shape[2]
+    config = MadeFor(
+        batch,
+        s_q,
+        h_q,
+        h_kv,
+        page,
+        False,
+        is_fp8_kvcache,
+        topk,
+        None if extra_k_cache is None else extra_k_cache.shape[1],
+        extra_topk,
+        topk_length is not None,
+        extra_topk_length is not None,
+    )
+    if given.have_initialized:
+        given.require_same(name, config)
+    else:
+        rows = s_q * h_q // max(h_kv, 1)
+        made = _sparse_schedule(q, batch, rows, h_kv, topk, extra_topk or 0, topk_length, extra_topk_length)
+        given.fill(config, *made)
+    return given.tile_scheduler_metadata, given.num_splits
