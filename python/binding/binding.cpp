@@ -11,9 +11,12 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/string.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -48,6 +51,8 @@ auto with_python_errors(Body&& body) {
     return body();
   } catch (const Error& error) {
     throw ffi::Error(python_type_of(error.kind()), error.what(), "");
+  } catch (const std::bad_alloc&) {
+    throw ffi::Error("MemoryError", "flash_mla: no memory for the workspace", "");
   }
 }
 
@@ -113,25 +118,29 @@ class Call {
   void set(const TensorField<Op>& field, const ffi::AnyView& from) {
     const Place place{Op::fields().operation, field.name};
     if (const auto* one = std::get_if<TensorView Op::*>(&field.member)) {
-      const TensorView view = tensor_argument(place, from);
-      if (view.given()) device_ = view.device;
-      op_.**one = view;
+      op_.** one = tensor_argument(place, from);
+      take_device_of(op_.**one);
       return;
     }
     std::vector<TensorView>& list = lists_.emplace_back();
     for (const ffi::Tensor& tensor : argument<ffi::Array<ffi::Tensor>>(place, "a list of tensors", from)) {
       list.push_back(view_of(place, *tensor.GetDLTensorPtr()));
-      device_ = list.back().device;
+      take_device_of(list.back());
     }
     op_.*std::get<std::span<const TensorView> Op::*>(field.member) = list;
+  }
+
+  /// The first tensor says where to run.
+  void take_device_of(const TensorView& tensor) {
+    if (!device_.has_value() && tensor.given()) device_ = tensor.device;
   }
 
   void set(const ScalarField<Op>& field, const ffi::AnyView& from) {
     const Place place{Op::fields().operation, field.name};
     if (const auto* number = std::get_if<std::int64_t Op::*>(&field.member)) {
-      op_.**number = argument<std::int64_t>(place, "an integer", from);
+      op_.** number = argument<std::int64_t>(place, "an integer", from);
     } else if (const auto* flag = std::get_if<bool Op::*>(&field.member)) {
-      op_.**flag = argument<bool>(place, "a bool", from);
+      op_.** flag = argument<bool>(place, "a bool", from);
     } else if (from != nullptr) {
       op_.*std::get<std::optional<float> Op::*>(field.member) =
           static_cast<float>(argument<double>(place, "a number", from));
@@ -143,55 +152,66 @@ class Call {
     if (args[at] != nullptr) {
       backend_ = argument<std::string>({operation, "backend"}, "a string", args[at]);
     }
-    on_.device = device_;
+    on_.device = device_.value_or(Device{});
     on_.backend = backend_;
     on_.threads = argument<int>({operation, "threads"}, "an integer", args[at + 1]);
     on_.check_indices = argument<bool>({operation, "check_indices"}, "a bool", args[at + 2]);
-    if (device_.type == DeviceType::kCuda) {
-      on_.stream = TVMFFIEnvGetStream(kDLCUDA, device_.index);
+    if (on_.device.type == DeviceType::kCuda) {
+      on_.stream = TVMFFIEnvGetStream(kDLCUDA, on_.device.index);
     }
   }
 
   Op op_ = {};
   Execution on_ = {};
-  Device device_ = {};
+  std::optional<Device> device_;
   std::string backend_;
   std::vector<std::vector<TensorView>> lists_;
 };
 
 // --- workspace ---
 
-/// Scratch memory of a call. On the CPU each thread keeps the largest that it has needed: fresh memory costs a
-/// page fault for every 4 KiB. On a GPU the caller's framework gives it, and takes it back in stream order.
+/// Scratch memory of a call. On the CPU each thread keeps what it has needed, up to a limit: fresh memory
+/// costs a page fault for every 4 KiB. On a GPU the caller's framework gives it, and takes it back in stream
+/// order.
 class Scratch {
  public:
   void give(Execution& on, std::size_t bytes) {
     on.workspace_size = bytes;
     if (bytes == 0) return;
     if (on.device.type == DeviceType::kCpu) {
-      on.workspace = kept(bytes);
+      on.workspace = on_cpu(bytes);
       return;
     }
     const std::int64_t shape[] = {static_cast<std::int64_t>(bytes)};
-    tensor_ = ffi::Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, ffi::ShapeView(shape, 1), DLDataType{kDLUInt, 8, 1},
-                                        DLDevice{static_cast<DLDeviceType>(on.device.type), on.device.index});
-    on.workspace = tensor_->data_ptr();
+    on_gpu_ =
+        ffi::Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, ffi::ShapeView(shape, 1), DLDataType{kDLUInt, 8, 1},
+                                  DLDevice{static_cast<DLDeviceType>(on.device.type), on.device.index});
+    on.workspace = on_gpu_->data_ptr();
   }
 
  private:
-  static void* kept(std::size_t bytes) {
-    thread_local std::unique_ptr<unsigned char[]> memory;
+  using Memory = std::unique_ptr<std::byte[]>;
+  static Memory fresh(std::size_t bytes) { return std::make_unique_for_overwrite<std::byte[]>(bytes); }
+
+  void* on_cpu(std::size_t bytes) {
+    constexpr std::size_t kMostKept = std::size_t{256} << 20;
+    if (bytes > kMostKept) {
+      large_ = fresh(bytes);
+      return large_.get();
+    }
+    thread_local Memory kept;
     thread_local std::size_t size = 0;
     if (size < bytes) {
-      memory.reset();
       size = 0;
-      memory.reset(new unsigned char[bytes]);
+      kept = nullptr;
+      kept = fresh(bytes);
       size = bytes;
     }
-    return memory.get();
+    return kept.get();
   }
 
-  std::optional<ffi::Tensor> tensor_;
+  Memory large_;
+  std::optional<ffi::Tensor> on_gpu_;
 };
 
 template <class Op>
@@ -281,8 +301,8 @@ ffi::Array<Record> kernel_table(int device_type, int device_index) {
   return all;
 }
 
-/// Rows of a schedule for `rows` query rows (query tokens times heads) of each sequence and kv head; `topk` is -1 for
-/// dense decode.
+/// Rows of a schedule for `rows` query rows (query tokens times heads) of each sequence and kv head; `topk`
+/// is -1 for dense decode.
 std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64_t batch, std::int64_t rows,
                                    std::int64_t heads_kv, std::int64_t topk) {
   constexpr std::int64_t kWidth = 576;
@@ -291,8 +311,7 @@ std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64
     const TensorView q =
         TensorView::contiguous(nullptr, DataType::kBf16, {batch, 1, rows * heads_kv, kWidth}, on.device);
     if (topk < 0) return schedule_parts(DenseDecode{.q = q}, on);
-    const TensorView indices =
-        TensorView::contiguous(nullptr, DataType::kI32, {batch, 1, topk}, on.device);
+    const TensorView indices = TensorView::contiguous(nullptr, DataType::kI32, {batch, 1, topk}, on.device);
     return schedule_parts(SparseDecode{.q = q, .indices = indices}, on);
   });
 }
