@@ -44,13 +44,22 @@ const char* python_type_of(ErrorKind kind) {
   return "ValueError";
 }
 
+/// The library's text with the names that Python callers know: members of Execution are arguments.
+std::string python_text(std::string text) {
+  constexpr std::string_view kPrefix = "Execution.";
+  for (auto at = text.find(kPrefix); at != std::string::npos; at = text.find(kPrefix)) {
+    text.erase(at, kPrefix.size());
+  }
+  return text;
+}
+
 /// Calls `body`, and turns the library's errors into Python's.
 template <class Body>
 auto with_python_errors(Body&& body) {
   try {
     return body();
   } catch (const Error& error) {
-    throw ffi::Error(python_type_of(error.kind()), error.what(), "");
+    throw ffi::Error(python_type_of(error.kind()), python_text(error.what()), "");
   } catch (const std::bad_alloc&) {
     throw ffi::Error("MemoryError", "flash_mla: no memory for the workspace", "");
   }

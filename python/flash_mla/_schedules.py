@@ -19,7 +19,10 @@ _LARGEST_LENGTH = 2**31 - 1
 _make_schedule = torch.ops.flash_mla.make_schedule.default
 
 
-def require_dims(name: str, argument: str, tensor: Tensor, ndim: int, shape: str) -> None:
+def require_dims(name: str, argument: str, tensor: object, ndim: int, shape: str) -> None:
+    """Raises an error that names operation and argument unless it is a tensor of so many dimensions."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: {argument} must be a tensor {shape}, got {type(tensor).__name__}")
     if tensor.dim() != ndim:
         raise ValueError(f"{name}: {argument} must have shape {shape}, got {list(tensor.shape)}")
 
@@ -90,7 +93,6 @@ def _new_schedule(
 
 
 def _dense_schedule(lengths: Tensor, rows: int, heads_kv: int, longest: int) -> tuple[Tensor, Tensor]:
-    require_dims("get_mla_metadata", "cache_seqlens", lengths, 1, "[batch]")
     made = _new_schedule(lengths, lengths.shape[0], rows, heads_kv, None)
     _make_schedule(lengths, None, None, *made, longest, 0, 0, 0)
     return made
@@ -119,6 +121,7 @@ def _metadata_of_lengths(
     is_fp8_kvcache: bool = False,
     topk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
+    require_dims("get_mla_metadata", "cache_seqlens", cache_seqlens, 1, "[batch]")
     if topk is not None:
         batch = cache_seqlens.shape[0]
         return _sparse_schedule(cache_seqlens, batch, num_q_tokens_per_head_k, num_heads_k, topk)

@@ -191,10 +191,8 @@ def _require_dense(
     is_fp8_kvcache: bool,
     of_sparse: dict[str, Tensor | None],
 ) -> None:
-    if block_table is None or cache_seqlens is None:
-        missing = "block_table" if block_table is None else "cache_seqlens"
-        raise ValueError(f"{name}: {missing} must be given without indices, got None")
     require_dims(name, "block_table", block_table, 2, "[batch, max_blocks]")
+    require_dims(name, "cache_seqlens", cache_seqlens, 1, "[batch]")
     if is_fp8_kvcache:
         raise NotImplementedError(
             f"{name}: is_fp8_kvcache needs indices; over a plain e4m3 cache call flash_mla_with_kvcache_fp8"
@@ -229,7 +227,11 @@ def _require_sparse(
 
 def _scale_of_each_sequence(name: str, argument: str, scale: Tensor | None, batch: int) -> Tensor | None:
     """f32 ``[batch]`` of a scale that may be one for all."""
-    if scale is None or scale.shape == (batch,):
+    if scale is None:
+        return None
+    if not isinstance(scale, Tensor):
+        raise TypeError(f"{name}: {argument} must be a tensor [batch] or [1], got {type(scale).__name__}")
+    if scale.shape == (batch,):
         return scale
     if scale.numel() != 1:
         raise ValueError(f"{name}: {argument} must be f32 [batch={batch}] or [1], got {list(scale.shape)}")
@@ -270,6 +272,7 @@ def flash_mla_with_kvcache_fp8(
     """
     name = "flash_mla_with_kvcache_fp8"
     require_dims(name, "q", q, 4, "[batch, s_q, h_q, d_qk]")
+    require_dims(name, "k_cache", k_cache, 4, "[blocks, page, h_kv, d_qk]")
     if k_cache.dtype not in (torch.float8_e4m3fn, torch.uint8):
         raise TypeError(f"{name}: k_cache must be float8_e4m3fn (or its bytes, uint8), got {k_cache.dtype}")
     if q.dtype == torch.float8_e4m3fn:
