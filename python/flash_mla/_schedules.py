@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from flash_mla import _torch_ops  # noqa: F401 (defines torch.ops.flash_mla)
-from flash_mla._library import decode_schedule_parts
-
-DEVICE_TYPES = {"cpu": 1, "cuda": 2}
-"""PyTorch's names of devices and DLPack's numbers."""
 
 _LARGEST_LENGTH = 2**31 - 1
 
-_make_schedule = torch.ops.flash_mla.make_schedule.default
+_decode_schedule = torch.ops.flash_mla.decode_schedule.default
 
 
 def require_dims(name: str, argument: str, tensor: object, ndim: int, shape: str) -> None:
@@ -76,26 +72,8 @@ class FlashMLASchedMeta:
         raise ValueError(f"{name}: tile_scheduler_metadata was made for {'; '.join(changed)}")
 
 
-@torch.compiler.assume_constant_result
-def _schedule_parts(device_type: str, index: int | None, rows: int, heads_kv: int, topk: int | None) -> int:
-    """Rows of a schedule for so many query rows of each kv head."""
-    number = DEVICE_TYPES.get(device_type, 1)
-    return decode_schedule_parts(number, index or 0, 1, rows, heads_kv, -1 if topk is None else topk)
-
-
-def _new_schedule(
-    like: Tensor, batch: int, rows: int, heads_kv: int, topk: int | None
-) -> tuple[Tensor, Tensor]:
-    """Tensors for a schedule and its number of splits, on the device of ``like``."""
-    parts = _schedule_parts(like.device.type, like.device.index, rows, heads_kv, topk)
-    schedule = torch.empty(parts, 8, dtype=torch.int32, device=like.device)
-    return schedule, torch.empty(batch + 1, dtype=torch.int32, device=like.device)
-
-
 def _dense_schedule(lengths: Tensor, rows: int, heads_kv: int, longest: int) -> tuple[Tensor, Tensor]:
-    made = _new_schedule(lengths, lengths.shape[0], rows, heads_kv, None)
-    _make_schedule(lengths, None, None, *made, longest, 0, 0, 0)
-    return made
+    return _decode_schedule(lengths, lengths, None, None, lengths.shape[0], rows, heads_kv, longest, 0, 0)
 
 
 def _sparse_schedule(
@@ -108,9 +86,8 @@ def _sparse_schedule(
     topk_length: Tensor | None = None,
     extra_topk_length: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    made = _new_schedule(like, batch, rows, heads_kv, topk)
-    _make_schedule(None, topk_length, extra_topk_length, *made, -1, topk, extra_topk, 0)
-    return made
+    lengths = (None, topk_length, extra_topk_length)
+    return _decode_schedule(like, *lengths, batch, rows, heads_kv, -1, topk, extra_topk)
 
 
 def _metadata_of_lengths(

@@ -1,19 +1,19 @@
 """PyTorch operators ``torch.ops.flash_mla.*``, which torch.compile and torch.export can trace.
 
 One for each operation, made from the declared fields: it takes all tensors and all scalars by position,
-writes its outputs and returns nothing. Two more, for multi-head attention with a gradient, return new
-tensors.
+writes its outputs and returns nothing. Further ones return new tensors: a schedule, and multi-head
+attention with its gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from flash_mla._library import Operation, ScalarField, TensorField, operations
+from flash_mla._library import Operation, ScalarField, TensorField, decode_schedule_parts, operations
 
 _library = torch.library.Library("flash_mla", "DEF")
 
@@ -49,6 +49,72 @@ def _define(operation: Operation) -> None:
 
 for _operation in operations.values():
     _define(_operation)
+
+
+# --- schedules ---
+
+DEVICE_TYPES = {"cpu": 1, "cuda": 2}
+"""PyTorch's names of devices and DLPack's numbers."""
+
+_library.define(
+    "decode_schedule(Tensor like, Tensor? cache_seqlens, Tensor? topk_length, Tensor? extra_topk_length, "
+    "SymInt batch, SymInt rows, SymInt heads_kv, SymInt max_seqlen, SymInt topk, SymInt extra_topk) "
+    "-> (Tensor schedule, Tensor num_splits)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _new_schedule(like: Tensor, batch: int, parts: int) -> tuple[Tensor, Tensor]:
+    return like.new_empty(parts, 8, dtype=torch.int32), like.new_empty(batch + 1, dtype=torch.int32)
+
+
+def _parts(like: Tensor, rows: int, heads_kv: int, is_sparse: bool, topk: int) -> int:
+    device = like.device
+    number = DEVICE_TYPES.get(device.type, DEVICE_TYPES["cpu"])
+    return decode_schedule_parts(number, device.index or 0, 1, rows, heads_kv, topk if is_sparse else -1)
+
+
+def _decode_schedule(
+    like: Tensor,
+    cache_seqlens: Tensor | None,
+    topk_length: Tensor | None,
+    extra_topk_length: Tensor | None,
+    batch: int,
+    rows: int,
+    heads_kv: int,
+    max_seqlen: int,
+    topk: int,
+    extra_topk: int,
+) -> tuple[Tensor, Tensor]:
+    parts = _parts(like, rows, heads_kv, cache_seqlens is None, topk)
+    schedule, num_splits = _new_schedule(like, batch, parts)
+    lengths = (cache_seqlens, topk_length, extra_topk_length)
+    torch.ops.flash_mla.make_schedule(*lengths, schedule, num_splits, max_seqlen, topk, extra_topk, 0)
+    return schedule, num_splits
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("decode_schedule", _decode_schedule, _key)
+
+
+@torch.library.register_fake("flash_mla::decode_schedule", lib=_library)
+def _fake_decode_schedule(
+    like: Tensor,
+    cache_seqlens: Tensor | None,
+    topk_length: Tensor | None,
+    extra_topk_length: Tensor | None,
+    batch: int,
+    rows: int,
+    heads_kv: int,
+    max_seqlen: int,
+    topk: int,
+    extra_topk: int,
+) -> tuple[Tensor, Tensor]:
+    if all(isinstance(number, int) for number in (rows, heads_kv, topk)):
+        parts = _parts(like, rows, heads_kv, cache_seqlens is None, topk)
+    else:
+        parts = torch.library.get_ctx().new_dynamic_size()
+    return _new_schedule(like, batch, parts)
 
 
 # --- attention with a gradient ---
@@ -139,6 +205,11 @@ def _differentiate(ctx: Any, d_out: Tensor, _: Tensor | None) -> tuple[Tensor | 
     return (*gradients, None, None, None, None, None)
 
 
+def _differentiate_twice(ctx: Any, *_: Tensor) -> NoReturn:
+    raise NotImplementedError("flash_attn_varlen_func: gradients of its gradients are not available")
+
+
+torch.library.register_autograd("flash_mla::varlen_attention_backward", _differentiate_twice, lib=_library)
 torch.library.register_autograd(
     "flash_mla::varlen_attention", _differentiate, setup_context=_save, lib=_library
 )

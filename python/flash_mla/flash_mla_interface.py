@@ -16,10 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from flash_mla import _torch_ops  # noqa: F401 (defines torch.ops.flash_mla)
 from flash_mla._library import kernels
 from flash_mla._schedules import (
-    DEVICE_TYPES,
     FlashMLASchedMeta,
     dense_metadata,
     get_mla_metadata,
@@ -27,6 +25,7 @@ from flash_mla._schedules import (
     require_dims,
     sparse_metadata,
 )
+from flash_mla._torch_ops import DEVICE_TYPES
 
 __all__ = [
     "FlashMLASchedMeta",

@@ -19,24 +19,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tvm_ffi
+
 from flash_mla._library import Operation, ScalarField, TensorField, as_bf16, operations
 
 __all__ = sorted(operations)
 
 
-def _plain(array: Any) -> Any:
+class _Shared:
+    """The memory of a read-only array, for NumPy to take as a writable one: it exports no other by DLPack."""
+
+    def __init__(self, array: Any) -> None:
+        self.owner = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def _from_numpy(array: Any) -> Any:
     """A NumPy array as something with DLPack: NumPy exports none of the types of ml_dtypes."""
-    import tvm_ffi
+    import numpy
 
-    if array.dtype.name == "bfloat16":
-        return as_bf16(tvm_ffi.from_dlpack(array.view("uint16")))
-    return array.view("uint8") if array.dtype.name.startswith("float8") else array
+    kind = array.dtype.name
+    if kind == "bfloat16":
+        array = array.view("uint16")
+    elif kind.startswith("float8"):
+        array = array.view("uint8")
+    if not array.flags.writeable:
+        array = numpy.asarray(_Shared(array))
+    return as_bf16(tvm_ffi.from_dlpack(array)) if kind == "bfloat16" else array
 
 
-def _tensor(value: Any) -> Any:
-    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
-        return _plain(value)
-    return value
+def _is_numpy(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "dtype")
+
+
+def _read(value: Any) -> Any:
+    """A tensor that the operation reads."""
+    return _from_numpy(value) if _is_numpy(value) else value
+
+
+def _written(value: Any, place: str) -> Any:
+    """A tensor that the operation writes; ``place`` names it in errors."""
+    if _is_numpy(value) and not value.flags.writeable:
+        raise ValueError(f"{place} must be writable, got a read-only array")
+    return _read(value)
 
 
 def _parameter(field: TensorField | ScalarField) -> str:
@@ -45,10 +71,14 @@ def _parameter(field: TensorField | ScalarField) -> str:
     return f"{field.name}=None" if field.role == "optional" else field.name
 
 
-def _value(field: TensorField | ScalarField) -> str:
+def _value(operation: str, field: TensorField | ScalarField) -> str:
     if isinstance(field, ScalarField):
         return field.name
-    return f"[_tensor(each) for each in {field.name}]" if field.is_list else f"_tensor({field.name})"
+    if field.is_list:
+        return f"[_read(each) for each in {field.name}]"
+    return (
+        f"_written({field.name}, '{operation}: {field.name}')" if field.is_written else f"_read({field.name})"
+    )
 
 
 def _documentation(operation: Operation) -> str:
@@ -68,8 +98,9 @@ def _documentation(operation: Operation) -> str:
 def _function(operation: Operation) -> Callable[..., None]:
     fields = (*operation.tensors, *operation.scalars)
     parameters = ", ".join([*map(_parameter, fields), "backend=None", "threads=0", "check_indices=False"])
-    values = ", ".join([*map(_value, fields), "backend", "threads", "check_indices"])
-    scope = {"_run": operation.run, "_tensor": _tensor, "__name__": __name__}
+    values = [_value(operation.name, field) for field in fields]
+    values = ", ".join([*values, "backend", "threads", "check_indices"])
+    scope = {"_run": operation.run, "_read": _read, "_written": _written, "__name__": __name__}
     exec(f"def {operation.name}(*, {parameters}): _run({values})", scope)
     function = scope[operation.name]
     function.__doc__ = _documentation(operation)
