@@ -11,8 +11,10 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/string.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -163,11 +165,17 @@ class Call {
     }
     on_.device = device_.value_or(Device{});
     on_.backend = backend_;
-    on_.threads = argument<int>({operation, "threads"}, "an integer", args[at + 1]);
+    on_.threads = threads_of(argument<std::int64_t>({operation, "threads"}, "an integer", args[at + 1]));
     on_.check_indices = argument<bool>({operation, "check_indices"}, "a bool", args[at + 2]);
     if (on_.device.type == DeviceType::kCuda) {
       on_.stream = TVMFFIEnvGetStream(kDLCUDA, on_.device.index);
     }
+  }
+
+  /// A number that does not fit an int is as wrong as the next one that does.
+  static int threads_of(std::int64_t asked_for) {
+    constexpr std::int64_t kLargest = std::numeric_limits<int>::max();
+    return static_cast<int>(std::clamp(asked_for, -kLargest, kLargest));
   }
 
   Op op_ = {};

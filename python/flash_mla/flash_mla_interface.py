@@ -62,6 +62,8 @@ def _bytes(cache: Tensor | None) -> Tensor | None:
 
 def _output(name: str, out: Tensor | None, q: Tensor, argument: str, width: int) -> Tensor:
     """Where to write the result: as wide as asked for."""
+    if width < 0:
+        raise ValueError(f"{name}: {argument} must not be negative, got {width}")
     if out is None:
         return q.new_empty(*q.shape[:-1], width)
     if out.shape[-1:] != (width,):
@@ -277,7 +279,7 @@ def flash_mla_with_kvcache_fp8(
     if q.dtype == torch.float8_e4m3fn:
         q = q.to(torch.bfloat16)  # exact
     batch, s_q, h_q, _ = q.shape
-    out = q.new_empty(batch, s_q, h_q, head_dim_v)
+    out = _output(name, None, q, "head_dim_v", head_dim_v)
     lse = q.new_empty(batch, h_q, s_q, dtype=torch.float32)
     _dense_decode(
         q,
@@ -378,8 +380,12 @@ def flash_attn_varlen_func(
         ``out``, type of ``q``, ``[total_q, h_q, d_v]``, and the natural logarithm of the sum of exponentials,
         f32 ``[total_q, h_q]``, through which no gradient flows.
     """
+    name = "flash_attn_varlen_func"
+    require_dims(name, "q", q, 3, "[total_q, h_q, d_qk]")
+    require_dims(name, "k", k, 3, "[total_k, h_kv, d_qk]")
+    require_dims(name, "v", v, 3, "[total_k, h_kv, d_v]")
     if dropout_p != 0:
-        raise NotImplementedError(f"flash_attn_varlen_func: dropout_p must be 0, got {dropout_p}")
+        raise NotImplementedError(f"{name}: dropout_p must be 0, got {dropout_p}")
     return _varlen_attention(q, k, v, cu_seqlens_qo, cu_seqlens_kv, softmax_scale, causal, deterministic)
 
 

@@ -16,7 +16,7 @@ the types of ``ml_dtypes``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tvm_ffi
@@ -65,6 +65,13 @@ def _written(value: Any, place: str) -> Any:
     return _read(value)
 
 
+def _read_list(values: Any, place: str) -> list[Any]:
+    """Tensors that the operation reads; ``place`` names them in errors."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{place} must be a list of tensors, got {type(values).__name__}")
+    return [_read(value) for value in values]
+
+
 def _parameter(field: TensorField | ScalarField) -> str:
     if isinstance(field, ScalarField):
         return f"{field.name}={field.default!r}"
@@ -100,7 +107,13 @@ def _function(operation: Operation) -> Callable[..., None]:
     parameters = ", ".join([*map(_parameter, fields), "backend=None", "threads=0", "check_indices=False"])
     values = [_value(operation.name, field) for field in fields]
     values = ", ".join([*values, "backend", "threads", "check_indices"])
-    scope = {"_run": operation.run, "_read": _read, "_written": _written, "__name__": __name__}
+    scope = {
+        "_run": operation.run,
+        "_read": _read,
+        "_read_list": _read_list,
+        "_written": _written,
+        "__name__": __name__,
+    }
     exec(f"def {operation.name}(*, {parameters}): _run({values})", scope)
     function = scope[operation.name]
     function.__doc__ = _documentation(operation)
