@@ -73,7 +73,7 @@ std::optional<KvFormat> metadata_format(const Case& what) {
   const std::string* text = metadata_of(what, "kv_format");
   if (text == nullptr) return std::nullopt;
   const auto format = kv_format_named(*text);
-  if (!format) fail_metadata(what, "kv_format", "bf16, f16, fp8_v32 or fp8_model1");
+  if (!format) fail_metadata(what, "kv_format", "bf16, f16, e4m3, fp8_v32 or fp8_model1");
   return format;
 }
 
@@ -124,6 +124,18 @@ std::string_view block_stride_name(std::string_view tensor) {
   return {};
 }
 
+/// The format of a cache. Bytes of dense_decode are e4m3 codes, whatever their row looks like.
+std::optional<KvFormat> cache_format(const Case& what, const TensorView& cache) {
+  const bool codes = what.operation == DenseDecode::fields().operation && cache.type == DataType::kU8;
+  return codes ? KvFormat::kE4m3 : kv_format_of(cache);
+}
+
+/// Whether the blocks of a cache may lie at a distance of their own, which the metadata tells.
+bool has_block_stride(const Case& what, std::string_view name, const TensorView& cache) {
+  return !block_stride_name(name).empty() && cache.type == DataType::kU8 && cache.ndim == 4 &&
+         cache_format(what, cache) != KvFormat::kE4m3;
+}
+
 /// Distance between the blocks of a cache of bytes as the metadata tells it.
 std::int64_t block_stride_of(const Case& what, std::string_view tensor, KvFormat format, std::int64_t page,
                              std::int64_t row) {
@@ -145,14 +157,13 @@ Tensor load_tensor(const Case& what, const std::string& name, const SafetensorsE
   Tensor loaded(entry.type, entry.shape);
   TensorView packed = loaded.view();
   packed.data = const_cast<std::byte*>(entry.data.data());
-  const auto format = kv_format_of(packed);
+  const auto format = cache_format(what, packed);
   const auto named = metadata_format(what);
-  const bool is_cache = !block_stride_name(name).empty();
-  if (is_cache && named && named != format) {
+  if (!block_stride_name(name).empty() && named && named != format) {
     fail("metadata kv_format is {}, but {} is {} {}", name_of(*named), name, name_of(entry.type),
          to_string(entry.shape));
   }
-  if (is_cache && format && entry.type == DataType::kU8 && packed.ndim == 4 && packed.shape[2] == 1) {
+  if (has_block_stride(what, name, packed) && format && packed.shape[2] == 1) {
     const std::int64_t distance = block_stride_of(what, name, *format, packed.shape[1], packed.shape[3]);
     loaded = fp8_cache(*format, packed.shape[0], packed.shape[1], distance);
   }
@@ -508,9 +519,8 @@ void write_case(const std::string& path, const Case& what) {
   std::map<std::string, TensorView> views;
   for (const auto& [name, tensor] : what.tensors) {
     views[name] = tensor.view();
-    const std::string_view stride = block_stride_name(name);
-    const bool is_cache = tensor.type() == DataType::kU8 && !stride.empty() && tensor.view().ndim == 4;
-    if (is_cache) metadata[std::string(stride)] = std::to_string(tensor.view().strides[0]);
+    if (!has_block_stride(what, name, tensor.view())) continue;
+    metadata[std::string(block_stride_name(name))] = std::to_string(tensor.view().strides[0]);
   }
   write_safetensors(path, metadata, views);
 }

@@ -92,7 +92,7 @@ Tensor new_fp8_cache(KvFormat format, std::int64_t blocks, std::int64_t page, bo
 
 // --- Values ---------------------------------------------------------------------------------------
 
-/// `count` neighbouring elements of a float type.
+/// `count` neighbouring elements of a float type, or e4m3 codes.
 void fill_row(Random& random, const TensorView& tensor, std::int64_t offset, std::int64_t count,
               float deviation) {
   for (std::int64_t i = offset; i < offset + count; ++i) {
@@ -101,6 +101,8 @@ void fill_row(Random& random, const TensorView& tensor, std::int64_t offset, std
       tensor.as<std::uint16_t>()[i] = float_to_bf16(value);
     } else if (tensor.type == DataType::kF16) {
       tensor.as<std::uint16_t>()[i] = float_to_f16(value);
+    } else if (tensor.type == DataType::kU8) {
+      tensor.as<std::uint8_t>()[i] = float_to_e4m3(value);
     } else {
       tensor.as<float>()[i] = value;
     }
@@ -125,6 +127,12 @@ Tensor normal_tensor(Random& random, DataType type, const std::vector<std::int64
   Tensor tensor = new_tensor(type, shape, gaps);
   fill_part(random, tensor.view(), {}, deviation);
   return tensor;
+}
+
+/// A positive number from `2^low` to `2^(high + 1)`.
+float random_factor(Random& random, int low, int high) {
+  const float significand = 1 + static_cast<float>(random.between(0, (1 << 23) - 1)) * 0x1p-23f;
+  return std::ldexp(significand, static_cast<int>(random.between(low, high)));
 }
 
 /// An integer that is out of place nearly everywhere.
@@ -228,8 +236,23 @@ std::int64_t assign_blocks(Random& random, const DenseDecodeKnobs& knobs, const 
   return blocks;
 }
 
-/// Fills the tokens that `block_table` lists; the rest stays NaN.
-void fill_pages(Random& random, const PagedBatch& plan, const Tensor& table, Tensor& cache) {
+/// Adds `descale_q` or `descale_k`; returns the factors, which are 1 where the case has none.
+std::vector<float> add_factors(Random& random, Case& made, const char* name, bool given, std::int64_t count,
+                               bool all_the_same) {
+  std::vector<float> factors(static_cast<std::size_t>(count), 1.0f);
+  if (!given) return factors;
+  Tensor tensor(DataType::kF32, {count});
+  for (std::size_t b = 0; b < factors.size(); ++b) {
+    factors[b] = all_the_same && b > 0 ? factors[0] : random_factor(random, -6, 5);
+    tensor.set({static_cast<std::int64_t>(b)}, factors[b]);
+  }
+  made.tensors[name] = std::move(tensor);
+  return factors;
+}
+
+/// Fills the tokens that `block_table` lists, over the factors of their sequences; the rest stays NaN.
+void fill_pages(Random& random, const PagedBatch& plan, const Tensor& table,
+                const std::vector<float>& descale_k, Tensor& cache) {
   const TensorView& view = cache.view();
   const std::int64_t page = view.shape[1];
   std::vector<std::int64_t> filled(static_cast<std::size_t>(view.shape[0]), 0);  // tokens per block
@@ -239,7 +262,7 @@ void fill_pages(Random& random, const PagedBatch& plan, const Tensor& table, Ten
       if (block < 0 || block >= view.shape[0]) continue;
       std::int64_t& count = filled[static_cast<std::size_t>(block)];
       for (; count < std::min(page, plan.lengths[b] - i * page); ++count) {
-        fill_part(random, view, std::vector{block, count}, kLatentDeviation);
+        fill_part(random, view, std::vector{block, count}, kLatentDeviation / descale_k[b]);
       }
     }
   }
@@ -271,10 +294,19 @@ Case make_dense_decode(const DenseDecodeKnobs& knobs, std::uint64_t seed) {
   const PagedBatch plan = plan_pages(random, knobs);
   Tensor table = garbage_tensor(random, DataType::kI32, {knobs.batch, plan.columns}, knobs.gaps);
   const std::int64_t blocks = assign_blocks(random, knobs, plan, table);
-  Tensor cache = new_tensor(knobs.type, {blocks, knobs.page, knobs.h_kv, knobs.d_qk}, knobs.gaps);
-  fill_pages(random, plan, table, cache);
-  made.tensors["q"] = normal_tensor(random, knobs.type, {knobs.batch, knobs.s_q, knobs.h_q, knobs.d_qk},
-                                    knobs.gaps, kQueryDeviation);
+  if (knobs.e4m3) made.metadata["kv_format"] = name_of(KvFormat::kE4m3);
+  const auto descale_q =
+      add_factors(random, made, "descale_q", knobs.e4m3 && knobs.descale_q, knobs.batch, false);
+  const auto descale_k =
+      add_factors(random, made, "descale_k", knobs.e4m3 && knobs.descale_k, knobs.batch, knobs.shared_pages);
+  Tensor cache = new_tensor(knobs.e4m3 ? DataType::kU8 : knobs.type,
+                            {blocks, knobs.page, knobs.h_kv, knobs.d_qk}, knobs.gaps);
+  fill_pages(random, plan, table, descale_k, cache);
+  Tensor q = new_tensor(knobs.type, {knobs.batch, knobs.s_q, knobs.h_q, knobs.d_qk}, knobs.gaps);
+  for (std::int64_t b = 0; b < knobs.batch; ++b) {
+    fill_part(random, q.view(), std::vector{b}, kQueryDeviation / descale_q[static_cast<std::size_t>(b)]);
+  }
+  made.tensors["q"] = std::move(q);
   made.tensors["cache_seqlens"] = seqlens_tensor(random, knobs, plan);
   made.tensors["block_table"] = std::move(table);
   made.tensors["kv_cache"] = std::move(cache);
@@ -576,9 +608,7 @@ void fill_any_codes(Random& random, const Fp8Token& token) {
   fill_random_bytes(random, token.scales, Format::kScaleBytes);
   if (Format::kFormat != KvFormat::kFp8V32) return;
   for (int group = 0; group < Format::kGroups; ++group) {
-    const float significand = 1 + static_cast<float>(random.between(0, (1 << 23) - 1)) * 0x1p-23f;
-    Format::write_scale(token.scales, group,
-                        std::ldexp(significand, static_cast<int>(random.between(-30, 30))));
+    Format::write_scale(token.scales, group, random_factor(random, -30, 30));
   }
 }
 

@@ -54,11 +54,17 @@ struct DenseDecodeKnobs {
   std::int64_t d_v = 512;
   std::int64_t page = 64;
   std::vector<std::int64_t> seqlens = {200};
+  /// Of `q`, and of the cache if that does not hold codes.
   DataType type = DataType::kBf16;
+  /// The cache holds e4m3 codes of rows that were divided by `descale_k` of their sequence, if given;
+  /// queries were by `descale_q`. Factors lie between 2^-6 and 2^6.
+  bool e4m3 = false;
+  bool descale_q = true;
+  bool descale_k = true;
   bool causal = false;
   std::int64_t split_size = 0;
   bool gaps = false;
-  /// Sequences share their first pages sometimes.
+  /// Sequences share their first pages sometimes, and all have the same `descale_k`.
   bool shared_pages = false;
   /// Some used entries of `block_table` name blocks that do not exist.
   bool invalid_blocks = false;

@@ -135,6 +135,10 @@ Case random_dense_decode(Random& random) {
   knobs.shared_pages = random.chance(0.3);
   knobs.invalid_blocks = random.chance(0.2);
   knobs.wild_lengths = random.chance(0.2);
+  knobs.e4m3 = random.chance(0.3);
+  knobs.descale_q = random.chance(0.7);
+  knobs.descale_k = random.chance(0.7);
+  if (knobs.e4m3) knobs.d_qk = (knobs.d_qk + 15) / 16 * 16;
   Case made = make_dense_decode(knobs, random.next());
   draw_scale(random, made, knobs.d_qk);
   return made;

@@ -42,7 +42,7 @@ const std::vector<Flag>& flags() {
       {"topk", "tokens that a query attends over (make_schedule: 0 is dense)", &Shape::topk, 0},
       {"extra-topk", "tokens out of a second cache (0: no such cache)", &Shape::extra_topk, 0},
       {"page", "tokens in a block of the cache", &Shape::page},
-      {"format", "bf16, f16, fp8_v32 or fp8_model1", &Shape::format},
+      {"format", "bf16, f16, e4m3, fp8_v32 or fp8_model1", &Shape::format},
       {"d-qk", "width of a key (0 takes the format's own)", &Shape::d_qk, 0},
       {"d-v", "width of a value", &Shape::d_v},
       {"causal", "causal mask", &Shape::causal},
@@ -72,6 +72,9 @@ std::vector<std::int64_t> lengths(const Shape& shape) {
 
 std::int64_t blocks_for(std::int64_t tokens, std::int64_t page) { return (tokens + page - 1) / page; }
 
+/// Whether rows have a layout of their own.
+bool is_fp8(KvFormat format) { return format == KvFormat::kFp8V32 || format == KvFormat::kFp8Model1; }
+
 DataType type_of(KvFormat format) { return format == KvFormat::kF16 ? DataType::kF16 : DataType::kBf16; }
 
 cases::Sinks sinks(const Shape& shape) { return shape.sink ? cases::Sinks::kFinite : cases::Sinks::kNone; }
@@ -86,6 +89,7 @@ cases::DenseDecodeKnobs dense_decode_knobs(const Shape& shape) {
           .page = shape.page,
           .seqlens = lengths(shape),
           .type = type_of(shape.format),
+          .e4m3 = shape.format == KvFormat::kE4m3,
           .causal = shape.causal,
           .split_size = shape.split_size};
 }
@@ -187,9 +191,9 @@ constexpr double kWord = 4;  ///< bytes of f32 and i32
 
 /// A paged cache.
 double cache_bytes(const Shape& shape, double blocks, std::int64_t page) {
-  const bool plain = shape.format == KvFormat::kBf16 || shape.format == KvFormat::kF16;
-  return blocks * (plain ? number(page) * number(shape.kv_heads) * number(shape.d_qk) * kHalf
-                         : number(cases::packed_block_stride(shape.format, page)));
+  if (is_fp8(shape.format)) return blocks * number(cases::packed_block_stride(shape.format, page));
+  const double element = shape.format == KvFormat::kE4m3 ? 1 : kHalf;
+  return blocks * number(page) * number(shape.kv_heads) * number(shape.d_qk) * element;
 }
 
 double blocks_of_batch(const Shape& shape) {
@@ -277,6 +281,7 @@ struct OperationShape {
 };
 
 const std::vector<KvFormat> kPlain = {KvFormat::kBf16, KvFormat::kF16};
+const std::vector<KvFormat> kOfOneType = {KvFormat::kBf16, KvFormat::kF16, KvFormat::kE4m3};
 const std::vector<KvFormat> kFp8 = {KvFormat::kFp8V32, KvFormat::kFp8Model1};
 const std::vector<KvFormat> kAnyFormat = {KvFormat::kBf16, KvFormat::kF16, KvFormat::kFp8V32,
                                           KvFormat::kFp8Model1};
@@ -296,7 +301,7 @@ const std::vector<OperationShape>& operations() {
       {.operation = "dense_decode",
        .flags = {"batch", "s-q", "heads", "kv-heads", "seqlen", "page", "format", "d-qk", "d-v", "causal",
                  "split-size", "spread"},
-       .formats = kPlain,
+       .formats = kOfOneType,
        .make = {.batch = 2, .heads = 16, .seqlen = 200, .d_qk = 576},
        .bench = {.heads = 128, .seqlen = 4096, .d_qk = 576},
        .bytes = dense_decode_bytes,
@@ -455,8 +460,6 @@ std::vector<std::string_view> split(std::string_view list) {
   }
 }
 
-bool is_fp8(KvFormat format) { return format == KvFormat::kFp8V32 || format == KvFormat::kFp8Model1; }
-
 /// Width of a row where no --d-qk is given.
 std::int64_t own_width(KvFormat format) {
   if (!is_fp8(format)) return 576;
@@ -466,10 +469,11 @@ std::int64_t own_width(KvFormat format) {
   fail(fmt::format("{} has no known row width", name_of(format)));
 }
 
-/// Rows of 16-bit numbers that begin at multiples of 16 bytes.
-void require_aligned_rows(const OperationShape& operation, std::string_view flag, std::int64_t width) {
-  if (takes(operation, flag) && width % 8 != 0) {
-    fail(fmt::format("--{} must be a multiple of 8, got {}", flag, width));
+/// Rows that begin at multiples of 16 bytes.
+void require_aligned_rows(const OperationShape& operation, std::string_view flag, std::int64_t width,
+                          std::int64_t multiple) {
+  if (takes(operation, flag) && width % multiple != 0) {
+    fail(fmt::format("--{} must be a multiple of {}, got {}", flag, multiple, width));
   }
 }
 
@@ -493,8 +497,8 @@ void resolve(const OperationShape& operation, Shape& shape) {
     fail(fmt::format("{} rows are {} wide, got --d-qk {}", name_of(shape.format), own_width(shape.format),
                      shape.d_qk));
   }
-  require_aligned_rows(operation, "d-qk", shape.d_qk);
-  require_aligned_rows(operation, "d-v", shape.d_v);
+  require_aligned_rows(operation, "d-qk", shape.d_qk, shape.format == KvFormat::kE4m3 ? 16 : 8);
+  require_aligned_rows(operation, "d-v", shape.d_v, 8);
   if (takes(operation, "kv-heads") && is_fp8(shape.format) && shape.kv_heads != 1) {
     fail(fmt::format("{} caches have one kv head, got --kv-heads {}", name_of(shape.format), shape.kv_heads));
   }

@@ -159,6 +159,8 @@ std::string check_part(const DenseDecode& op, const cases::Case& what, const Che
   part.kv_cache = heads.kv.of(op.kv_cache, 2);
   part.block_table = sequences.of(op.block_table, 0);
   part.cache_seqlens = sequences.of(op.cache_seqlens, 0);
+  part.descale_q = sequences.of(op.descale_q, 0);
+  part.descale_k = sequences.of(op.descale_k, 0);
   part.schedule = part.num_splits = {};
   compare(part, what);
   return some(heads.q.count, op.q.shape[2], "heads of ") + some(sequences.count, batch, "sequences");

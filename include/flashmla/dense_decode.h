@@ -17,11 +17,18 @@ namespace flashmla {
 ///
 /// With `l_t = softmax_scale * <q, k_t>` over the visible tokens `t`: `lse = log(sum exp l_t)` and
 /// `out = sum exp(l_t - lse) v_t`. A query that sees nothing gets `out = 0` and `lse = +inf`.
+///
+/// A cache of bytes holds e4m3 codes `c_t`. With the two factors of the sequence, `l_t = softmax_scale *
+/// descale_q * descale_k * <q, c_t>` and `out = descale_k * sum exp(l_t - lse) c_t`, where `c_t` stands for
+/// `v_t` too. The codes 0x7f and 0xff are NaN. Factors may be any f32 and take part as numbers do: with 0
+/// all logits are 0, a negative one turns their sign, NaN makes `out` and `lse` NaN wherever a token is
+/// visible. The product of the three factors must be an f32; beyond that range results are unspecified.
 /// Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1.2, with the up-projections absorbed.
 struct DenseDecode {
   /// bf16 or f16 `[batch, s_q, h_q, d_qk]`.
   TensorView q = {};
-  /// Type of `q`, `[blocks, page, h_kv, d_qk]`: blocks of `page` tokens.
+  /// Type of `q`, or u8 for e4m3 codes, `[blocks, page, h_kv, d_qk]`: blocks of `page` tokens. `d_qk` is a
+  /// multiple of 8, of 16 for u8.
   TensorView kv_cache = {};
   /// i32 `[batch, max_blocks]`: the blocks of each sequence in order. Entries behind the last used
   /// block are never read. Tokens of a block outside `[0, blocks)` are masked.
@@ -33,6 +40,11 @@ struct DenseDecode {
   TensorView schedule = {};
   /// i32 `[batch + 1]`.
   TensorView num_splits = {};
+  /// Optional, for a u8 cache only; default 1. f32 `[batch]`: what the true queries are over those in `q`.
+  TensorView descale_q = {};
+  /// Optional, for a u8 cache only; default 1. f32 `[batch]`: what the true keys and values are over their
+  /// codes.
+  TensorView descale_k = {};
   /// Factor of the logits; default `1 / sqrt(d_qk)`.
   std::optional<float> softmax_scale = std::nullopt;
   /// Query `i` of `s_q` sees tokens `t <= cache_seqlens - s_q + i` instead of all.

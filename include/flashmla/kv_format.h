@@ -15,6 +15,8 @@ enum class KvFormat : std::uint8_t {
   kBf16,
   /// `row` f16 values.
   kF16,
+  /// `row` e4m3 values: the cache of dense_decode that has one scale a sequence, beside it.
+  kE4m3,
   /// 656 bytes: 512 e4m3 values, 4 f32 scales (one per 128 values), 64 bf16 RoPE values.
   kFp8V32,
   /// 584 bytes in two places of a block: first `page` rows of 448 e4m3 values and 64 bf16 RoPE
@@ -24,13 +26,14 @@ enum class KvFormat : std::uint8_t {
   kFp8Model1,
 };
 
-/// `bf16`, `f16`, `fp8_v32` or `fp8_model1`.
+/// `bf16`, `f16`, `e4m3`, `fp8_v32` or `fp8_model1`.
 std::string_view name_of(KvFormat format);
 
 /// The format with this name, if there is one.
 std::optional<KvFormat> kv_format_named(std::string_view name);
 
-/// The format of a cache, as element type and last dimension tell; none if no format matches.
+/// The format of a cache, as element type and last dimension tell; none if no format matches. Never
+/// kE4m3: that a cache of bytes is such a one, only its operation tells.
 std::optional<KvFormat> kv_format_of(const TensorView& kv_cache);
 
 /// Last dimension of a cache tensor (bytes for the FP8 formats) that holds rows of `d_qk` values;

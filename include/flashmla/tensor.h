@@ -19,7 +19,8 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
-/// Element types. FP8 caches are kU8: their rows mix e4m3 values, scales and bf16 (see kv_format.h).
+/// Element types. FP8 caches are kU8: e4m3 codes, or rows that mix them with scales and bf16 (see
+/// kv_format.h).
 enum class DataType : std::uint8_t { kBf16, kF16, kF32, kU8, kI32, kI64 };
 
 /// Bytes of one element.

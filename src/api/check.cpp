@@ -140,16 +140,20 @@ class FieldChecker {
     }
   }
 
-  /// Whether the last dimension is a vector of values (`d_v`, `row`), not a list of numbers.
-  static bool holds_rows(const BoundField& field) {
+  static std::string_view last_dimension(const BoundField& field) {
     const std::string_view shape = without_brackets(field.shape);
-    const std::string_view last = shape.substr(shape.rfind(' ') + 1);
-    return last.starts_with("d_") || last == "row";
+    return shape.substr(shape.rfind(' ') + 1);
   }
+
+  /// Whether the last dimension is a vector of values (`d_v`), or bytes in a format of a cache.
+  static bool holds_rows(const BoundField& field) {
+    return last_dimension(field).starts_with("d_") || holds_formats(field);
+  }
+  static bool holds_formats(const BoundField& field) { return last_dimension(field) == "row"; }
 
   void check_rows(const BoundField& field, std::size_t i, const TensorView& tensor) const {
     // The token stride of fp8_model1 is a name only: a token lies in two places of its block.
-    const bool split_rows = tensor.ndim == 4 && kv_format_of(tensor) == KvFormat::kFp8Model1;
+    const bool split_rows = holds_formats(field) && kv_format_of(tensor) == KvFormat::kFp8Model1;
     if (split_rows && tensor.shape[1] > 1 && tensor.strides[1] != tensor.shape[3]) {
       fail_field(ErrorKind::kValue, field, i, " in format fp8_model1 must have token stride ",
                  tensor.shape[3], ", got strides ", numbers(tensor.strides, tensor.ndim));

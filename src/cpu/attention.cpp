@@ -60,20 +60,19 @@ void finish_row(const Engine& engine, const PartialState& state, std::int64_t ro
   const double max_logit = state.max[row] * std::numbers::ln2;
   const double lse = max_logit + std::log(static_cast<double>(sum));
   const double share = to.sink != nullptr ? 1 / (1 + std::exp(*to.sink - lse)) : 1;
-  engine.narrow(state.sums + row * state.stride, static_cast<float>(share / sum), static_cast<int>(d_v),
-                to.type, to.out);
+  engine.narrow(state.sums + row * state.stride, static_cast<float>(to.value_factor * share / sum),
+                static_cast<int>(d_v), to.type, to.out);
   *to.lse = one_nan(lse);
   if (to.max_logit != nullptr) *to.max_logit = one_nan(max_logit);
 }
 
 Attention::Attention(Workspace& workspace, int max_rows, DataType query_type, DataType key_type,
-                     std::int64_t d_qk, std::int64_t d_v, double softmax_scale, bool latent)
+                     std::int64_t d_qk, std::int64_t d_v, bool latent)
     : engine_(&engine_for(query_type, key_type)),
       query_type_(query_type),
       key_type_(key_type),
       d_qk_(static_cast<int>(d_qk)),
       d_v_(static_cast<int>(d_v)),
-      scale_log2_(static_cast<float>(softmax_scale * std::numbers::log2e)),
       values_are_keys_(latent && engine_->pack == 1),
       value_sum_(workspace, *engine_, key_type, static_cast<int>(d_v)) {
   block_.capacity = engine_->block_tokens;
@@ -86,7 +85,8 @@ Attention::Attention(Workspace& workspace, int max_rows, DataType query_type, Da
   state_ = PartialState::take(workspace, max_rows, d_v);
 }
 
-void Attention::begin(const void* const* queries, int count) {
+void Attention::begin(const void* const* queries, int count, double softmax_scale) {
+  scale_log2_ = static_cast<float>(softmax_scale * std::numbers::log2e);
   // The splits of a sequence follow each other, with the same rows.
   const bool packed = count == count_ && std::equal(queries, queries + count, packed_queries_);
   count_ = count;

@@ -49,9 +49,10 @@ struct RowOutput {
   float* lse;
   float* max_logit;   ///< or null
   const float* sink;  ///< or null
+  double value_factor = 1;
 };
 
-/// Divides by the sum, applies the sink and writes a row; a row that saw nothing is lonely.
+/// Divides by the sum, applies the sink and the factor and writes a row; a row that saw nothing is lonely.
 void finish_row(const Engine& engine, const PartialState& state, std::int64_t row, std::int64_t d_v,
                 const RowOutput& to);
 
@@ -61,10 +62,10 @@ class Attention {
   /// For blocks of up to `max_rows` rows. `latent`: a value is the first part of its key. Rows of different
   /// types meet as f32.
   Attention(Workspace& workspace, int max_rows, DataType query_type, DataType key_type, std::int64_t d_qk,
-            std::int64_t d_v, double softmax_scale, bool latent);
+            std::int64_t d_v, bool latent);
 
   /// Starts a block of rows; their queries are copied.
-  void begin(const void* const* queries, int count);
+  void begin(const void* const* queries, int count, double softmax_scale);
 
   /// Attends over all keys of `source`, which has `bool next(KeyBlock&)`. With `bounds`, which never
   /// fall, row `r` sees the positions below `bounds[r]`; nothing else reaches its result, whatever it holds.
@@ -88,7 +89,7 @@ class Attention {
   DataType key_type_;
   int d_qk_;
   int d_v_;
-  float scale_log2_;
+  float scale_log2_ = 0;
   bool values_are_keys_;
   int count_ = 0;
   int few_rows_ = 0;

@@ -26,12 +26,22 @@ struct DecodeJob {
   TensorView out;
   TensorView lse;
   TensorView attn_sink;
+  TensorView descale_q;
+  TensorView descale_k;
   TensorView schedule;
   TensorView num_splits;
   double softmax_scale;
   bool causal;
   std::int64_t sets;
   ScheduleRequest request;
+
+  double logit_factor(std::int64_t seq) const {
+    return softmax_scale * factor_of(descale_q, seq) * factor_of(descale_k, seq);
+  }
+  double value_factor(std::int64_t seq) const { return factor_of(descale_k, seq); }
+  static double factor_of(const TensorView& factors, std::int64_t seq) {
+    return factors.given() ? factors.as<const float>()[seq * factors.strides[0]] : 1;
+  }
 
   std::int64_t rows() const { return shape.s_q * shape.group(); }
   std::int64_t rows_in_set() const { return rows() / std::max<std::int64_t>(sets, 1); }
@@ -47,6 +57,8 @@ DecodeJob common_job(const Op& op) {
           .out = op.out,
           .lse = op.lse,
           .attn_sink = {},
+          .descale_q = {},
+          .descale_k = {},
           .schedule = op.schedule,
           .num_splits = op.num_splits,
           .softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk),
@@ -57,6 +69,8 @@ DecodeJob common_job(const Op& op) {
 
 DecodeJob job_of(const DenseDecode& op) {
   DecodeJob job = common_job(op);
+  job.descale_q = op.descale_q;
+  job.descale_k = op.descale_k;
   job.causal = op.causal;
   return job;
 }
@@ -68,23 +82,22 @@ DecodeJob job_of(const SparseDecode& op) {
   return job;
 }
 
-/// Rows of dequantized keys that a thread needs.
-std::size_t dequantized_values(const DenseDecode&) { return 0; }
-std::size_t dequantized_values(const SparseDecode& op) {
-  return op.kv_cache.type == DataType::kU8 ? static_cast<std::size_t>(op.q.shape[3]) * kMaxBlockTokens : 0;
-}
-
 /// A thread's buffers.
 struct DecodeBuffers {
   Attention attention;
-  std::uint16_t* dequantized;
+  std::uint16_t* dequantized;  ///< a block of keys of an FP8 cache, as bf16
 
   template <class Op>
   DecodeBuffers(Workspace& workspace, const Op& op, const DecodeJob& job)
-      : attention(workspace, kWideRows, op.q.type,
-                  op.kv_cache.type == DataType::kU8 ? DataType::kBf16 : op.q.type, job.shape.d_qk,
-                  job.shape.d_v, job.softmax_scale, true),
-        dequantized(workspace.take<std::uint16_t>(dequantized_values(op))) {}
+      : attention(workspace, kWideRows, op.q.type, is_fp8(op) ? DataType::kBf16 : op.q.type, job.shape.d_qk,
+                  job.shape.d_v, true),
+        dequantized(workspace.take<std::uint16_t>(
+            is_fp8(op) ? kMaxBlockTokens * static_cast<std::size_t>(whole_groups(job.shape.d_qk)) : 0)) {}
+
+  template <class Op>
+  static bool is_fp8(const Op& op) {
+    return op.kv_cache.type == DataType::kU8;
+  }
 };
 
 /// Smallest number of rows that a block is cut to when there is little work.
@@ -217,7 +230,7 @@ class DecodeRun {
                      query * job_.q.strides[1] + head * job_.q.strides[2];
       bounds[row] = std::max<std::int64_t>(length - job_.shape.s_q + query + 1, 0);
     }
-    attention.begin(queries, block.count);
+    attention.begin(queries, block.count, job_.logit_factor(split.seq));
     const std::int64_t end = job_.causal ? std::min(split.end, bounds[block.count - 1]) : split.end;
     auto keys = keys_of(split.seq, block, split.begin, end);
     attention.attend(keys, job_.causal ? bounds : nullptr);
@@ -256,7 +269,8 @@ class DecodeRun {
            .max_logit = nullptr,
            .sink = job_.attn_sink.given()
                        ? job_.attn_sink.as<const float>() + head * job_.attn_sink.strides[0]
-                       : nullptr});
+                       : nullptr,
+           .value_factor = job_.value_factor(seq)});
     }
   }
 
@@ -318,12 +332,17 @@ std::size_t workspace_bytes(const SparseDecode& op, const Execution& on) {
 
 void run(const DenseDecode& op, const Execution& on) {
   const PagedCache cache(op.kv_cache);
-  run_decode(
-      op, on,
-      [&](DecodeBuffers&, std::int64_t seq, const RowBlock& block, std::int64_t begin, std::int64_t end) {
-        return PagedKeys(cache, op.block_table.as<const std::int32_t>() + seq * op.block_table.strides[0],
-                         op.block_table.strides[1], block.head, begin, end);
-      });
+  run_decode(op, on,
+             [&](DecodeBuffers& buffers, std::int64_t seq, const RowBlock& block, std::int64_t begin,
+                 std::int64_t end) {
+               PagedKeys keys(cache,
+                              op.block_table.as<const std::int32_t>() + seq * op.block_table.strides[0],
+                              op.block_table.strides[1], block.head, begin, end);
+               if (DecodeBuffers::is_fp8(op)) {
+                 keys.dequantize_with(buffers.attention.engine(), buffers.dequantized, op.q.shape[3]);
+               }
+               return keys;
+             });
 }
 
 void run(const SparseDecode& op, const Execution& on) {
@@ -339,7 +358,7 @@ void run(const SparseDecode& op, const Execution& on) {
                                  selection(op.extra_indices, extra_cache, seq, block.set,
                                            request.length_of(seq) - main_count),
                                  block.head, begin, end);
-               if (op.kv_cache.type == DataType::kU8) {
+               if (DecodeBuffers::is_fp8(op)) {
                  keys.dequantize_with(buffers.attention.engine(), format, buffers.dequantized, op.q.shape[3]);
                }
                return keys;

@@ -1,9 +1,11 @@
-// One token's row to and from an FP8 cache as in kv/row.h, with vectors.
+// Rows of FP8 caches to and from bf16, with vectors: tokens as in kv/row.h, and plain codes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 
 #include "cpu/engine.h"
 #include "kv/row.h"
@@ -38,6 +40,30 @@ void stream_token(const Engine& engine, const std::uint16_t* latent, const std::
   };
   store_token<Format>(engine, latent, rope, {row, in_row(token.scales), in_row(token.rope)});
   engine.streams.copy(row, Format::kTogetherBytes, token.values);
+}
+
+inline constexpr int kCodesInGroup = 64;
+
+/// Numbers that load_codes writes for a row of `width`.
+constexpr std::int64_t whole_groups(std::int64_t width) {
+  return (width + kCodesInGroup - 1) / kCodesInGroup * kCodesInGroup;
+}
+
+/// A row of e4m3 codes without scales as bf16, which is exact. Reads `width` codes; what it writes behind
+/// them means nothing.
+inline void load_codes(const Engine& engine, const std::uint8_t* codes, std::int64_t width,
+                       std::uint16_t* row) {
+  constexpr float kOnes[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  std::int64_t at = 0;
+  while (width - at >= kCodesInGroup) {
+    const std::int64_t groups = std::min<std::int64_t>((width - at) / kCodesInGroup, std::size(kOnes));
+    engine.dequantize(codes + at, kOnes, static_cast<int>(groups), kCodesInGroup, row + at);
+    at += groups * kCodesInGroup;
+  }
+  if (at == width) return;
+  std::uint8_t rest[kCodesInGroup] = {};
+  std::memcpy(rest, codes + at, static_cast<std::size_t>(width - at));
+  engine.dequantize(rest, kOnes, 1, kCodesInGroup, row + at);
 }
 
 template <class Format>

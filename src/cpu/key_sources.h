@@ -27,6 +27,13 @@ class PagedKeys {
         position_(begin),
         end_(end) {}
 
+  /// Where rows of e4m3 codes are dequantized to: `[Engine::block_tokens][whole_groups(width)]`.
+  void dequantize_with(const Engine& engine, std::uint16_t* rows, std::int64_t width) {
+    engine_ = &engine;
+    rows_ = rows;
+    width_ = width;
+  }
+
   bool next(KeyBlock& block) {
     block.count = 0;
     while (position_ < end_ && block.count < block.capacity) {
@@ -36,7 +43,7 @@ class PagedKeys {
       const std::int64_t index = blocks_[position_ / cache_.page * block_stride_];
       if (index >= 0 && index < cache_.blocks) {
         for (std::int64_t i = 0; i < run; ++i) {
-          block.keys[block.count] = block.values[block.count] = cache_.plain_row(index, row + i, head_);
+          block.keys[block.count] = block.values[block.count] = row_at(index, row + i, block.count);
           block.positions[block.count++] = position_ + i;
         }
       }
@@ -46,12 +53,24 @@ class PagedKeys {
   }
 
  private:
+  /// A row of the cache; one of codes is dequantized to row `at`.
+  const void* row_at(std::int64_t index, std::int64_t row, int at) const {
+    const std::uint8_t* found = cache_.plain_row(index, row, head_);
+    if (engine_ == nullptr) return found;
+    std::uint16_t* bf16 = rows_ + at * whole_groups(width_);
+    load_codes(*engine_, found, width_, bf16);
+    return bf16;
+  }
+
   PagedCache cache_;
   const std::int32_t* blocks_;
   std::int64_t block_stride_;
   std::int64_t head_;
   std::int64_t position_;
   std::int64_t end_;
+  const Engine* engine_ = nullptr;
+  std::uint16_t* rows_ = nullptr;
+  std::int64_t width_ = 0;
 };
 
 /// Indices into one cache.

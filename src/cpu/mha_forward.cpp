@@ -15,8 +15,7 @@ namespace {
 
 Attention attention_for(Workspace& workspace, const MhaForward& op) {
   const MhaShape shape = shape_of(op);
-  const double softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk);
-  return {workspace, kMaxRows, op.q.type, op.q.type, shape.d_qk, shape.d_v, softmax_scale, false};
+  return {workspace, kMaxRows, op.q.type, op.q.type, shape.d_qk, shape.d_v, false};
 }
 
 PackedKeys keys_of(const MhaForward& op, const PackedBlock& block) {
@@ -38,7 +37,7 @@ void attend(const MhaForward& op, const PackedBlock& block, Attention& attention
     queries[row] = packed_row(op.q, block.begin + row, block.head);
     bounds[row] = block.sequence.key_end(block.begin + row, op.causal);
   }
-  attention.begin(queries, count);
+  attention.begin(queries, count, softmax_scale_or_default(op.softmax_scale, op.q.shape[2]));
   PackedKeys keys = keys_of(op, block);
   attention.attend(keys, op.causal ? bounds : nullptr);
   for (int row = 0; row < count; ++row) {

@@ -14,8 +14,7 @@ namespace {
 
 Attention attention_for(Workspace& workspace, const SparsePrefill& op) {
   const PrefillShape shape = shape_of(op);
-  const double softmax_scale = softmax_scale_or_default(op.softmax_scale, shape.d_qk);
-  return {workspace, kWideRows, op.q.type, op.q.type, shape.d_qk, shape.d_v, softmax_scale, true};
+  return {workspace, kWideRows, op.q.type, op.q.type, shape.d_qk, shape.d_v, true};
 }
 
 /// kv as a cache with one block.
@@ -44,7 +43,7 @@ void attend(const SparsePrefill& op, const HeadBlock& block, Attention& attentio
     queries[row] = op.q.as<const std::uint16_t>() + block.query * op.q.strides[0] +
                    (block.first_head + row) * op.q.strides[1];
   }
-  attention.begin(queries, block.count);
+  attention.begin(queries, block.count, softmax_scale_or_default(op.softmax_scale, shape.d_qk));
   const std::int64_t count = lengths_of(op.topk_length).clamped(block.query, shape.topk);
   const Selection selection{op.indices.as<const std::int32_t>() + block.query * op.indices.strides[0] +
                                 block.kv_head * op.indices.strides[1],

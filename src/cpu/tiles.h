@@ -647,35 +647,30 @@ struct Tiles {
     return largest;
   }
 
-  /// Whether the uppermost bit of any number is set.
-  static bool has_sign(typename V::TwoU16 numbers) {
-    std::uint64_t words[sizeof(numbers) / sizeof(std::uint64_t)];
-    __builtin_memcpy(words, &numbers, sizeof(numbers));
-    std::uint64_t any = 0;
-    for (const std::uint64_t word : words) any |= word;
-    return (any & 0x8000800080008000) != 0;
-  }
-
-  /// Codes of normal numbers times 2^power, by integers alone: an e4m3 code is a bf16 number but for its
-  /// place and bias. Tells whether all codes were such; if not, what is written is of no use.
-  static bool dequantize_normal(const std::uint8_t* values, int power, int count, std::uint16_t* out) {
+  /// Codes times 2^power, by integers alone: a normal e4m3 number is a bf16 number but for its place and
+  /// bias. 2^(power - 9), the smallest number that is not normal, must be a normal bf16 number.
+  static void dequantize_by_integers(const std::uint8_t* values, int power, int count, std::uint16_t* out) {
     using Codes = typename V::TwoU8;
     using Wide = typename V::TwoU16;
-    const Wide bias = Wide{} + static_cast<std::uint16_t>((120 + power) << 7);
-    Wide others{};  // a sign bit where a code is below the normal ones or above
+    // The codes below the normal ones: zero, 2^-9, 2 and 3 times 2^-9, 4 to 7 times 2^-9.
+    const Wide below = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
+    const Wide shift = Wide{} + static_cast<std::uint16_t>(power << 7);
+    const Wide table = below == 0 ? below : below + shift;
+    const Wide bias = shift + (120 << 7);
     for (int i = 0; i < count; i += 2 * kLanes) {
       const Wide code = __builtin_convertvector(load<Codes>(values + i), Wide);
       const Wide magnitude = code & 0x7f;
-      others |= (magnitude - 0x08) | (0x7e - magnitude);
-      store(out + i, ((magnitude << 4) + bias) | ((code << 8) & 0x8000));
+      const Wide number = magnitude < 8 ? __builtin_shuffle(table, magnitude) : (magnitude << 4) + bias;
+      store(out + i, magnitude == 0x7f ? Wide{} + 0x7fc0 : number | ((code << 8) & 0x8000));
     }
-    return !has_sign(others);
   }
 
   /// e4m3 values of one group.
   static void dequantize_group(const std::uint8_t* values, float scale, int count, std::uint16_t* out) {
     const PowerOfTwo power(scale);
-    if (power.is_one && dequantize_normal(values, power.exponent, count, out)) return;
+    if (power.is_one && power.exponent >= -117) {
+      return dequantize_by_integers(values, power.exponent, count, out);
+    }
     for (int i = 0; i < count; i += kLanes) {
       const F32 value = M::widen_e4m3(V::widen(load<U8>(values + i)));
       store(out + i, M::narrow_bf16(value * M::all(scale)));

@@ -8,6 +8,7 @@ namespace flashmla {
 std::string_view name_of(KvFormat format) {
   if (format == KvFormat::kBf16) return "bf16";
   if (format == KvFormat::kF16) return "f16";
+  if (format == KvFormat::kE4m3) return "e4m3";
   std::string_view name;
   with_fp8_format(format, [&]<class Format>() { name = Format::kName; });
   return name;
@@ -16,6 +17,7 @@ std::string_view name_of(KvFormat format) {
 std::optional<KvFormat> kv_format_named(std::string_view name) {
   if (name == "bf16") return KvFormat::kBf16;
   if (name == "f16") return KvFormat::kF16;
+  if (name == "e4m3") return KvFormat::kE4m3;
   std::optional<KvFormat> found;
   Fp8Formats::any_of([&]<class Format>() {
     if (name != Format::kName) return false;

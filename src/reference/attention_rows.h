@@ -83,12 +83,13 @@ class AttentionRows {
   /// `log(sum exp l)`; +inf for a lonely row.
   double lse(std::int64_t row) const { return lonely(row) ? kInfinity : max_[row] + std::log(sum_[row]); }
 
-  /// Divides by the sum and stores the row; call once. `sink`: one more logit, of a value that is 0.
-  void finish(std::int64_t row, double sink, DataType type, std::byte* out) {
+  /// Divides by the sum and stores the row; call once. `sink`: one more logit, of a value that is 0;
+  /// `value_factor`: of all values.
+  void finish(std::int64_t row, double sink, DataType type, std::byte* out, double value_factor = 1) {
     if (lonely(row)) return store_zeros(type, d_v_, out);
     double* sums = sums_ + row * d_v_;
     const double share = 1 / (1 + std::exp(sink - lse(row)));
-    for (std::int64_t i = 0; i < d_v_; ++i) sums[i] = sums[i] / sum_[row] * share;
+    for (std::int64_t i = 0; i < d_v_; ++i) sums[i] = value_factor * (sums[i] / sum_[row] * share);
     store_row(sums, type, d_v_, out);
   }
 

@@ -26,6 +26,11 @@ struct Query {
       : i(row / shape.group()), head(kv_head * shape.group() + row % shape.group()) {}
 };
 
+/// A factor of a sequence; 1 if it is not given.
+double factor_of(const TensorView& factors, std::int64_t b) {
+  return factors.given() ? element<float>(factors, b) : 1;
+}
+
 void attend(const DenseDecode& op, const DecodeShape& shape, std::int64_t b, std::int64_t kv_head,
             std::int64_t first, std::int64_t count, AttentionRows& rows) {
   const std::int64_t seqlen = seqlen_of(op, b);
@@ -38,7 +43,7 @@ void attend(const DenseDecode& op, const DecodeShape& shape, std::int64_t b, std
   for (std::int64_t t = 0; t < end; ++t) {
     const std::int64_t block = element<std::int32_t>(op.block_table, b, t / page);
     if (block < 0 || block >= op.kv_cache.shape[0]) continue;
-    load_token(op.kv_cache, block, t % page, kv_head, shape.d_qk, rows.key());
+    load_row(address(op.kv_cache, block, t % page, kv_head), op.kv_cache.type, shape.d_qk, rows.key());
     for (std::int64_t r = 0; r < count; ++r) {
       if (t < visible_tokens(op, seqlen, Query(shape, kv_head, first + r).i)) rows.see(r, rows.key());
     }
@@ -46,7 +51,8 @@ void attend(const DenseDecode& op, const DecodeShape& shape, std::int64_t b, std
   for (std::int64_t r = 0; r < count; ++r) {
     const Query query(shape, kv_head, first + r);
     element<float>(op.lse, b, query.head, query.i) = static_cast<float>(rows.lse(r));
-    rows.finish(r, -kInfinity, op.out.type, address(op.out, b, query.i, query.head));
+    rows.finish(r, -kInfinity, op.out.type, address(op.out, b, query.i, query.head),
+                factor_of(op.descale_k, b));
   }
 }
 
@@ -67,7 +73,8 @@ void run(const DenseDecode& op, const Execution& on) {
     const std::int64_t block = unit % blocks.count();
     const std::int64_t kv_head = unit / blocks.count() % shape.h_kv;
     const std::int64_t b = unit / blocks.count() / shape.h_kv;
-    AttentionRows rows(scratch.of(thread), shape.d_qk, shape.d_v, softmax_scale);
+    AttentionRows rows(scratch.of(thread), shape.d_qk, shape.d_v,
+                       softmax_scale * factor_of(op.descale_q, b) * factor_of(op.descale_k, b));
     attend(op, shape, b, kv_head, blocks.begin(block), blocks.size(block), rows);
   });
 }

@@ -26,13 +26,16 @@ T& element(const TensorView& tensor, Index... index) {
   return *reinterpret_cast<T*>(address(tensor, index...));
 }
 
-/// `type` is bf16, f16 or f32.
+/// `type` is bf16, f16, f32, or u8 for e4m3 codes.
 inline void load_row(const std::byte* row, DataType type, std::int64_t width, double* values) {
   const auto* narrow = reinterpret_cast<const std::uint16_t*>(row);
   if (type == DataType::kBf16) {
     for (std::int64_t i = 0; i < width; ++i) values[i] = bf16_to_float(narrow[i]);
   } else if (type == DataType::kF16) {
     for (std::int64_t i = 0; i < width; ++i) values[i] = f16_to_float(narrow[i]);
+  } else if (type == DataType::kU8) {
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(row);
+    for (std::int64_t i = 0; i < width; ++i) values[i] = e4m3_to_float(codes[i]);
   } else {
     const auto* wide = reinterpret_cast<const float*>(row);
     for (std::int64_t i = 0; i < width; ++i) values[i] = wide[i];

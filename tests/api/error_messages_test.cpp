@@ -5,6 +5,7 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "valid_operations.h"
@@ -71,7 +72,7 @@ TEST(ErrorMessage, NamesTheTypeOfAnotherField) {
   valid.op.kv_cache.type = DataType::kF16;
   const std::string blocks = std::to_string(valid.op.kv_cache.shape[0]);
   EXPECT_EQ(message_of(valid, kType),
-            "dense_decode: kv_cache must be bf16 [blocks, page, h_kv, d_qk=16], got f16 [" + blocks +
+            "dense_decode: kv_cache must be bf16|u8 [blocks, page, h_kv, d_qk=16], got f16 [" + blocks +
                 ", 4, 2, 16]");
 }
 
@@ -211,6 +212,28 @@ TEST(ErrorMessage, NamesAWidthThatIsNoMultipleOfEight) {
   Valid<SparsePrefill> valid;
   valid.op.out.shape[2] = 4;
   EXPECT_EQ(message_of(valid, kValue), "sparse_prefill: d_v must be a multiple of 8, got 4");
+}
+
+TEST(ErrorMessage, NamesAFactorOfACacheThatHoldsNoCodes) {
+  const cases::Tensor factors(DataType::kF32, {2});
+  for (const auto& [name, member] :
+       {std::pair("descale_q", &DenseDecode::descale_q), {"descale_k", &DenseDecode::descale_k}}) {
+    Valid<DenseDecode> valid;
+    valid.op.*member = factors.view();
+    EXPECT_EQ(message_of(valid, kValue),
+              std::string("dense_decode: ") + name +
+                  " must be given with a kv_cache of u8 (e4m3 codes) only, got bf16");
+  }
+}
+
+TEST(ErrorMessage, NamesAWidthOfCodesThatIsNoMultipleOfSixteen) {
+  Valid<DenseDecode> valid;
+  const cases::Tensor q(DataType::kBf16, {2, 1, 4, 24});
+  const cases::Tensor codes(DataType::kU8, {8, 4, 2, 24}, {256, 64, 32, 1});
+  valid.op.q = q.view();
+  valid.op.kv_cache = codes.view();
+  EXPECT_EQ(message_of(valid, kValue),
+            "dense_decode: d_qk must be a multiple of 16 for a kv_cache of u8, got 24");
 }
 
 TEST(ErrorMessage, NamesValuesWiderThanKeys) {

@@ -129,6 +129,8 @@ TEST(Fields, AreTheMembersOfTheirName) {
                      {"cache_seqlens", &D::cache_seqlens},
                      {"schedule", &D::schedule},
                      {"num_splits", &D::num_splits},
+                     {"descale_q", &D::descale_q},
+                     {"descale_k", &D::descale_k},
                      {"out", &D::out},
                      {"lse", &D::lse}});
   using S = SparseDecode;

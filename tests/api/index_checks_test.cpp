@@ -67,6 +67,16 @@ TEST(CheckIndices, FindsABlockThatDoesNotExist) {
   EXPECT_EQ(message_of(valid.op), "dense_decode: block_table[0, 2] must be in [0, " + blocks + "), got 1000");
 }
 
+TEST(CheckIndices, FindsABlockThatDoesNotExistInACacheOfCodes) {
+  cases::DenseDecodeKnobs knobs{.h_q = 2, .d_qk = 16, .d_v = 8, .page = 4, .seqlens = {9}};
+  knobs.e4m3 = true;
+  const ValidOperation<DenseDecode> valid(cases::make_dense_decode(knobs, 1));
+  EXPECT_EQ(message_of(valid.op), "no error");
+  const std::string blocks = std::to_string(valid.op.kv_cache.shape[0]);
+  const Changed changed(valid.op.block_table, 2, -1);
+  EXPECT_EQ(message_of(valid.op), "dense_decode: block_table[0, 2] must be in [0, " + blocks + "), got -1");
+}
+
 TEST(CheckIndices, LeavesUnusedBlocksAlone) {
   cases::Case what = valid_case(static_cast<const DenseDecode*>(nullptr));
   what.tensors.at("cache_seqlens").set({0}, 4);  // one block of four tokens

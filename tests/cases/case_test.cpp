@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -132,6 +133,21 @@ TEST_F(CaseFile, WithoutABlockStrideTakesTheSmallest) {
   }
 }
 
+TEST_F(CaseFile, CodesOfDenseDecodeStayRowsWhateverTheirWidth) {
+  for (const std::int64_t width : {656, 576}) {
+    DenseDecodeKnobs knobs{.h_q = 2, .d_qk = width, .d_v = 8, .page = 3, .seqlens = {5, 9}};
+    knobs.e4m3 = true;
+    const Case what = make_dense_decode(knobs, 1);
+    write_case(path("a"), what);
+    EXPECT_FALSE(SafetensorsFile(path("a")).content().metadata.contains("block_stride_bytes"));
+    const Case back = read_case(path("a"));
+    EXPECT_EQ(back.tensors.at("kv_cache").view().strides[0], 3 * width);
+    EXPECT_TRUE(
+        std::ranges::equal(back.tensors.at("kv_cache").memory(), what.tensors.at("kv_cache").memory()));
+    EXPECT_EQ(run_case(back, kReference).size(), 2u);
+  }
+}
+
 TEST_F(CaseFile, EveryOperationSurvivesAFile) {
   for (const std::string& operation : operation_names()) {
     for (std::uint64_t seed = 1; seed <= 20; ++seed) {
@@ -187,7 +203,8 @@ TEST_F(CaseFile, RefusesACacheThatIsNotWhatTheMetadataSays) {
     expect_error(message, [&] { read_case(path("a")); });
   };
   expect("kv_format", "fp8_model1", "metadata kv_format is fp8_model1, but kv_cache is u8 [4, 3, 1, 656]");
-  expect("kv_format", "fp4", "metadata kv_format must be bf16, f16, fp8_v32 or fp8_model1, got 'fp4'");
+  expect("kv_format", "e4m3", "metadata kv_format is e4m3, but kv_cache is u8 [4, 3, 1, 656]");
+  expect("kv_format", "fp4", "metadata kv_format must be bf16, f16, e4m3, fp8_v32 or fp8_model1, got 'fp4'");
   expect("block_stride_bytes", "x", "metadata block_stride_bytes must be a whole number, 0 or more, got 'x'");
   expect("block_stride_bytes", "-1",
          "metadata block_stride_bytes must be a whole number, 0 or more, got '-1'");

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "expect_error.h"
+#include "kv/float_types.h"
 
 namespace flashmla::cases {
 namespace {
@@ -145,6 +146,51 @@ TEST(RandomDenseDecode, OnlyVisibleTokensAreNotNan) {
       EXPECT_EQ(cache.view().shape[0], 12);
     }
   }
+}
+
+TEST(RandomDenseDecode, OnlyVisibleCodesAreNotNan) {
+  DenseDecodeKnobs knobs{.batch = 2, .h_q = 2, .d_qk = 16, .d_v = 8, .page = 5, .seqlens = {12, 3}};
+  knobs.e4m3 = true;
+  const Case what = make_dense_decode(knobs, 3);
+  std::int64_t nans = 0;
+  const TensorView& cache = what.tensors.at("kv_cache").view();
+  for_each_index(cache, [&](auto index) { nans += element(cache, index) == 0xff; });
+  // 15 of the tokens of 3, 1 and one unlisted block.
+  EXPECT_EQ(nans, 10 * 16);
+}
+
+TEST(RandomDenseDecode, FactorsUndoThatCodesAndQueriesWereDivided) {
+  DenseDecodeKnobs knobs{.batch = 40, .h_q = 2, .d_qk = 512, .page = 5, .seqlens = {5}};
+  knobs.e4m3 = true;
+  const Case what = make_dense_decode(knobs, 3);
+  const auto deviation = [&](const char* name, std::int64_t at, bool codes) {
+    const TensorView& tensor = what.tensors.at(name).view();
+    double squares = 0;
+    for (std::int64_t i = 0; i < 512; ++i) {
+      const double value = element(tensor, Index{at, 0, 0, i});
+      squares += std::pow(codes ? e4m3_to_float(static_cast<std::uint8_t>(value)) : value, 2);
+    }
+    return std::sqrt(squares / 512);
+  };
+  double least = 1e9;
+  double most = 0;
+  for (std::int64_t b = 0; b < 40; ++b) {
+    const double descale_q = what.tensors.at("descale_q").at({b});
+    const double descale_k = what.tensors.at("descale_k").at({b});
+    const auto block = static_cast<std::int64_t>(what.tensors.at("block_table").at({b, 0}));
+    EXPECT_NEAR(descale_q * deviation("q", b, false), 1, 0.15);
+    EXPECT_NEAR(descale_k * deviation("kv_cache", block, true), 1.0 / 3, 0.05);
+    EXPECT_NE(std::log2(descale_k), std::round(std::log2(descale_k)));
+    least = std::min({least, descale_q, descale_k});
+    most = std::max({most, descale_q, descale_k});
+  }
+  EXPECT_GE(least, 0x1p-6);
+  EXPECT_LT(least, 0x1p-4);
+  EXPECT_GT(most, 0x1p4);
+  EXPECT_LE(most, 0x1p6);
+  knobs.descale_q = knobs.descale_k = false;
+  const Case without = make_dense_decode(knobs, 3);
+  EXPECT_FALSE(without.tensors.contains("descale_q") || without.tensors.contains("descale_k"));
 }
 
 TEST(RandomDenseDecode, BlocksAreShuffled) {

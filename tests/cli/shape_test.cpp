@@ -22,6 +22,7 @@ const std::vector<Sized>& sized() {
   static const std::vector<Sized> all = {
       {"dense_decode", {{"batch", "5"}, {"seqlen", "1000"}, {"kv-heads", "4"}, {"spread", "0.5"}}},
       {"dense_decode", {{"batch", "3"}, {"s-q", "40"}, {"heads", "64"}, {"seqlen", "40"}}},
+      {"dense_decode", {{"batch", "5"}, {"seqlen", "1000"}, {"format", "e4m3"}, {"kv-heads", "4"}}},
       {"sparse_decode", {{"seqlen", "3000"}}},
       {"sparse_decode", {{"seqlen", "300"}, {"page", "1"}, {"format", "fp8_model1"}}},
       {"sparse_decode", {{"seqlen", "300"}, {"format", "bf16"}, {"kv-heads", "8"}}},

@@ -26,6 +26,7 @@ const std::vector<Problem>& problems() {
       {"dense_decode_kv_heads",
        "dense_decode",
        {{"heads", "20"}, {"kv-heads", "5"}, {"s-q", "3"}, {"causal", "true"}}},
+      {"dense_decode_e4m3", "dense_decode", {{"batch", "11"}, {"heads", "20"}, {"format", "e4m3"}}},
       {"sparse_decode",
        "sparse_decode",
        {{"batch", "9"}, {"extra-topk", "20"}, {"sink", "true"}, {"invalid", "0.2"}}},
@@ -105,13 +106,15 @@ TEST(SpotCheck, PlacesAreCountedOnce) {
   EXPECT_EQ(checked("mha_backward", "1"), "d_q of 40 rows, d_k and d_v of 1 key");
 }
 
-// A part of several sequences and heads takes every n-th length, sink and statistic.
+// A part of several sequences and heads takes every n-th length, factor, sink and statistic.
 TEST(SpotCheck, PartsMayBeSpreadOverEveryDimension) {
   const auto checked = [](const std::string& operation, const cli::ShapeFlags& flags) {
     const Ran ran({operation, operation, flags});
     return cli::check_against_reference(ran.what, ran.steps.front(), {.flops = 3e6, .bytes = 1e5});
   };
   EXPECT_EQ(checked("dense_decode", {{"batch", "20"}, {"heads", "4"}, {"seqlen", "80"}}),
+            "2 of 4 heads of 8 of 20 sequences");
+  EXPECT_EQ(checked("dense_decode", {{"batch", "20"}, {"heads", "4"}, {"seqlen", "80"}, {"format", "e4m3"}}),
             "2 of 4 heads of 8 of 20 sequences");
   EXPECT_EQ(checked("sparse_decode", {{"batch", "20"}, {"heads", "9"}, {"topk", "40"}, {"sink", "true"}}),
             "4 of 9 heads of 8 of 20 sequences");

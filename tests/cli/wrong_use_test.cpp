@@ -63,11 +63,16 @@ TEST(WrongUse, NumbersOutsideTheirRange) {
 TEST(WrongUse, ShapesThatMakeNoSense) {
   expect_refused({"make", "dense_decode", "--topk", "5", "-o", "x"}, "dense_decode has no --topk");
   expect_refused({"make", "dense_decode", "--batch", "1,2", "-o", "x"}, "sweep");
-  expect_refused({"make", "dense_decode", "--format", "fp8_v32", "-o", "x"}, "takes --format bf16 or f16");
+  expect_refused({"make", "dense_decode", "--format", "fp8_v32", "-o", "x"},
+                 "takes --format bf16 or f16 or e4m3");
   expect_refused({"make", "sparse_decode", "--format", "fp4", "-o", "x"}, "--format must be");
   expect_refused({"make", "sparse_decode", "--d-qk", "100", "-o", "x"}, "fp8_v32 rows are 576 wide");
   expect_refused({"make", "dense_decode", "--d-qk", "577", "-o", "x"},
                  "--d-qk must be a multiple of 8, got 577");
+  expect_refused({"make", "dense_decode", "--d-qk", "520", "--format", "e4m3", "-o", "x"},
+                 "--d-qk must be a multiple of 16, got 520");
+  expect_refused({"make", "append_kv", "--format", "e4m3", "-o", "x"},
+                 "append_kv takes --format bf16 or f16");
   expect_refused({"make", "merge_states", "--d-v", "12", "-o", "x"}, "--d-v must be a multiple of 8, got 12");
   expect_refused({"make", "sparse_decode", "--topk", "0", "-o", "x"}, "--topk of at least 1");
   expect_refused({"make", "dense_decode", "--heads", "7", "--kv-heads", "2", "-o", "x"}, "multiple of h_kv");

@@ -185,7 +185,8 @@ TEST(Fp8Model1, WritesTheUnusedByteAsZero) {
 }
 
 TEST(KvFormat, IsKnownByNameAndByShape) {
-  for (const KvFormat format : {KvFormat::kBf16, KvFormat::kF16, KvFormat::kFp8V32, KvFormat::kFp8Model1}) {
+  for (const KvFormat format :
+       {KvFormat::kBf16, KvFormat::kF16, KvFormat::kE4m3, KvFormat::kFp8V32, KvFormat::kFp8Model1}) {
     EXPECT_EQ(kv_format_named(name_of(format)), format);
   }
   EXPECT_EQ(kv_format_named("fp8"), std::nullopt);
@@ -193,8 +194,10 @@ TEST(KvFormat, IsKnownByNameAndByShape) {
   EXPECT_EQ(kv_row_size(KvFormat::kFp8V32, 512), std::nullopt);
   EXPECT_EQ(kv_row_size(KvFormat::kFp8Model1, 512), 584);
   EXPECT_EQ(kv_row_size(KvFormat::kF16, 100), 100);
+  EXPECT_EQ(kv_row_size(KvFormat::kE4m3, 576), 576);
   EXPECT_EQ(kv_row_width(KvFormat::kFp8Model1, 584), 512);
   EXPECT_EQ(kv_row_width(KvFormat::kBf16, 40), 40);
+  EXPECT_EQ(kv_row_width(KvFormat::kE4m3, 656), 656);
 
   TensorView cache;
   cache.type = DataType::kU8;

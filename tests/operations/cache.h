@@ -17,7 +17,7 @@ namespace flashmla {
 inline bool is_fp8(KvFormat format) { return format == KvFormat::kFp8V32 || format == KvFormat::kFp8Model1; }
 
 inline DataType element_type(KvFormat format) {
-  if (is_fp8(format)) return DataType::kU8;
+  if (is_fp8(format) || format == KvFormat::kE4m3) return DataType::kU8;
   return format == KvFormat::kF16 ? DataType::kF16 : DataType::kBf16;
 }
 

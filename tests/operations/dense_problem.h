@@ -22,6 +22,8 @@ struct DenseSizes {
   std::int64_t d_v = 32;
   std::int64_t page = 4;
   DataType type = DataType::kBf16;
+  /// The cache holds e4m3 codes.
+  bool e4m3 = false;
   /// Bits of every 16-bit word of the cache that is not written.
   std::uint16_t poison = 0xffff;
 
@@ -42,7 +44,9 @@ struct DenseSizes {
 class DenseProblem {
  public:
   explicit DenseProblem(const DenseSizes& given, std::uint64_t seed = 1) : sizes(given), random(seed) {
-    const KvFormat format = sizes.type == DataType::kF16 ? KvFormat::kF16 : KvFormat::kBf16;
+    const KvFormat format = sizes.e4m3                     ? KvFormat::kE4m3
+                            : sizes.type == DataType::kF16 ? KvFormat::kF16
+                                                           : KvFormat::kBf16;
     const std::int64_t batch = sizes.batch();
     std::int64_t blocks = batch + 1;
     for (std::int64_t b = 0; b < batch; ++b) blocks += sizes.blocks_of(b);
@@ -70,6 +74,8 @@ class DenseProblem {
     result.kv_cache = kv_cache.view();
     result.block_table = block_table.view();
     result.cache_seqlens = cache_seqlens.view();
+    result.descale_q = descale_q.view();
+    result.descale_k = descale_k.view();
     result.softmax_scale = softmax_scale;
     result.causal = causal;
     result.split_size = split_size;
@@ -80,11 +86,21 @@ class DenseProblem {
 
   double scale() const { return softmax_scale ? *softmax_scale : 1 / std::sqrt(double(sizes.d_qk)); }
 
+  /// A factor of a sequence.
+  static double factor(const cases::Tensor& factors, std::int64_t b) {
+    return factors.view().given() ? factors.at({b}) : 1;
+  }
+
   Attended expected(std::int64_t b, std::int64_t i, std::int64_t head, const Positions& seen) const {
-    Positions tokens;
-    for (const std::int64_t t : seen) tokens.push_back(token(b, t));
-    const auto rows = token_rows(kv_cache.view(), tokens, head / (sizes.h_q / sizes.h_kv));
-    return attend(row_at(q.view(), {b, i, head}), rows, rows, sizes.d_v, scale());
+    std::vector<Row> rows;
+    for (const std::int64_t t : seen) {
+      const std::int64_t at = token(b, t);
+      rows.push_back(
+          row_at(kv_cache.view(), {at / sizes.page, at % sizes.page, head / (sizes.h_q / sizes.h_kv)}));
+      if (!sizes.e4m3) continue;
+      for (double& value : rows.back()) value = e4m3_value(int(value)) * factor(descale_k, b);
+    }
+    return attend(row_at(q.view(), {b, i, head}), rows, rows, sizes.d_v, scale() * factor(descale_q, b));
   }
 
   /// Expects that query `i` of sequence `b` attended over the positions `seen(b, i)`.
@@ -111,7 +127,7 @@ class DenseProblem {
 
   DenseSizes sizes;
   cases::Random random;
-  cases::Tensor q, kv_cache, block_table, cache_seqlens, out, lse;
+  cases::Tensor q, kv_cache, block_table, cache_seqlens, descale_q, descale_k, out, lse;
   std::optional<float> softmax_scale;
   bool causal = false;
   std::int64_t split_size = 0;
@@ -124,8 +140,17 @@ class DenseProblem {
       const double garbage = i % 2 == 0 ? 2147483647.0 : -2147483648.0;
       block_table.set({b, i}, i < sizes.blocks_of(b) ? static_cast<double>(block--) : garbage);
     }
-    for (std::int64_t t = 0; t < length; ++t) write_random_token(kv_cache.view(), token(b, t), random);
+    for (std::int64_t t = 0; t < length; ++t) write_token(token(b, t));
     return block;
+  }
+
+  void write_token(std::int64_t token) {
+    if (!sizes.e4m3) return write_random_token(kv_cache.view(), token, random);
+    for (std::int64_t head = 0; head < sizes.h_kv; ++head) {
+      Row codes = random_row(sizes.d_qk, random);
+      for (double& code : codes) code = nearest_e4m3(code);
+      set_row(kv_cache.view(), {token / sizes.page, token % sizes.page, head}, codes);
+    }
   }
 };
 
