@@ -62,8 +62,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> tu
     if logits.shape[-1] == 0:
         nothing = q.new_zeros(logits.shape[:-1])
         return q.new_zeros(*nothing.shape, v.shape[-1]), nothing + torch.inf, nothing - torch.inf
-    weights = torch.softmax(logits.masked_fill(lonely, 0), -1) * ~lonely
-    lse = torch.logsumexp(logits, -1).masked_fill(lonely.squeeze(-1), torch.inf)
+    finite = logits.masked_fill(lonely, 0)  # the derivative of a softmax of nothing but -inf is NaN
+    weights = torch.softmax(finite, -1) * ~lonely
+    lse = torch.logsumexp(finite, -1).masked_fill(lonely.squeeze(-1), torch.inf)
     return weights @ v, lse, logits.amax(-1)
 
 
