@@ -179,7 +179,7 @@ def test_a_dense_schedule_is_no_sparse_one(device, first, second):
 
 
 @pytest.mark.parametrize("style", ["new", "old"])
-def test_lengths_that_grew_are_an_error(style):
+def test_lengths_other_than_the_schedule_was_made_for_are_an_error(style):
     """On a CPU, where lengths can be seen without waiting for a device."""
     cpu = torch.device("cpu")
     problem = DenseDecode(seqlens=(64, 100))
