@@ -75,6 +75,11 @@ def make_schedule() -> tuple:
     return lengths, None, None, *outputs, 128, 0, 0, 0
 
 
+def decode_schedule() -> tuple:
+    lengths = torch.tensor([70, 3], dtype=torch.int32)
+    return lengths, lengths, None, None, 2, 8, 1, 128, 0, 0
+
+
 def merge_states() -> tuple:
     outs, lses = [bf16(2, 3, 4, 512) for _ in range(2)], [torch.randn(2, 4, 3) for _ in range(2)]
     return outs, lses, bf16(2, 3, 4, 512), torch.empty(2, 4, 3)
@@ -99,6 +104,7 @@ EXAMPLES: dict[str, Callable[[], tuple]] = {
     build.__name__: build
     for build in (
         append_kv,
+        decode_schedule,
         dense_decode,
         dequantize_kv,
         make_schedule,

@@ -6,14 +6,15 @@ import sys
 import pytest
 
 WITHOUT_TORCH = """
-import importlib.abc, sys
+import sys
+from importlib.machinery import PathFinder
 
-class NoTorch(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+find_spec = PathFinder.find_spec
 
-sys.meta_path.insert(0, NoTorch())
+def find_no_torch(name, path=None, target=None):
+    return None if name.partition(".")[0] == "torch" else find_spec(name, path, target)
+
+PathFinder.find_spec = find_no_torch
 import flash_mla
 """
 
