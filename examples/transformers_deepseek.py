@@ -184,12 +184,12 @@ def generate(model: nn.Module, prompts: dict[str, Tensor], **options: object) ->
 
 def logits_and_gradient(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Logits of all tokens but padding, and the gradient by all parameters, as vectors."""
-    labels = inputs["input_ids"].clone()
-    # Padding predicts nothing, not even the first token behind it.
-    labels[:, 1:][inputs["attention_mask"][:, :-1] == 0] = -100
+    present = inputs["attention_mask"].bool()
+    labels = inputs["input_ids"].masked_fill(~present, -100)
+    labels[:, 1:][~present[:, :-1]] = -100  # Padding predicts nothing, not even the token behind it.
     result = model(**inputs, labels=labels)
     gradient = torch.autograd.grad(result.loss, list(model.parameters()))
-    logits = result.logits.detach()[inputs["attention_mask"].bool()]
+    logits = result.logits.detach()[present]
     return logits.flatten().double(), torch.cat([each.flatten() for each in gradient]).double()
 
 
