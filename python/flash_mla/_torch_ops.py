@@ -7,6 +7,7 @@ attention with its gradient.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -38,13 +39,25 @@ def _eager(operation: Operation) -> Callable[..., None]:
     return call
 
 
+def _require_one_device(name: str, arguments: tuple[object, ...]) -> None:
+    """Raises ``ValueError`` unless all tensors share a device: nothing traces that kernels refuse."""
+    lists = (each if isinstance(each, (list, tuple)) else [each] for each in arguments)
+    devices = {str(each.device) for each in itertools.chain(*lists) if isinstance(each, Tensor)}
+    if len(devices) > 1:
+        raise ValueError(f"{name}: all tensors must be on one device, got {', '.join(sorted(devices))}")
+
+
 def _define(operation: Operation) -> None:
     fields = (*operation.tensors, *operation.scalars)
     arguments = ", ".join(_schema_of(field, number) for number, field in enumerate(fields))
     _library.define(f"{operation.name}({arguments}) -> ()", tags=torch.Tag.pt2_compliant_tag)
     for key in ("CPU", "CUDA"):
         _library.impl(operation.name, _eager(operation), key)
-    torch.library.register_fake(f"flash_mla::{operation.name}", lambda *_: None, lib=_library)
+    torch.library.register_fake(
+        f"flash_mla::{operation.name}",
+        lambda *arguments: _require_one_device(operation.name, arguments),
+        lib=_library,
+    )
 
 
 for _operation in operations.values():
@@ -181,12 +194,14 @@ for _key in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("flash_mla::varlen_attention", lib=_library)
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+    _require_one_device("mha_forward", (q, k, v, *others))
     return _new_outputs(q, v)
 
 
 @torch.library.register_fake("flash_mla::varlen_attention_backward", lib=_library)
-def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *others: object) -> tuple[Tensor, Tensor, Tensor]:
+    _require_one_device("mha_backward", (q, k, v, *others))
     return _new_gradients(q, k, v)
 
 

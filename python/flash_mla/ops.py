@@ -81,11 +81,10 @@ def _parameter(field: TensorField | ScalarField) -> str:
 def _value(operation: str, field: TensorField | ScalarField) -> str:
     if isinstance(field, ScalarField):
         return field.name
+    place = f"{field.name}, '{operation}: {field.name}'"
     if field.is_list:
-        return f"[_read(each) for each in {field.name}]"
-    return (
-        f"_written({field.name}, '{operation}: {field.name}')" if field.is_written else f"_read({field.name})"
-    )
+        return f"_read_list({place})"
+    return f"_written({place})" if field.is_written else f"_read({field.name})"
 
 
 def _documentation(operation: Operation) -> str:
