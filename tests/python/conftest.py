@@ -1,6 +1,7 @@
 """Devices that the tests run on, and what becomes of an operation that a device has no kernel for."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,13 +21,20 @@ def _seed() -> None:
     torch.manual_seed(20250729)
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     """Skip a test on CUDA that met the library's own NotImplementedError; on a CPU it stays a failure."""
     try:
         return (yield)
-    except NotImplementedError as error:
+    except Exception as error:
         on_cuda = getattr(pyfuncitem.funcargs.get("device"), "type", None) == "cuda"
-        if on_cuda and _NO_KERNEL.match(str(error)):
-            pytest.skip(f"no kernel yet: {error}")
+        for cause in _causes(error):
+            if on_cuda and isinstance(cause, NotImplementedError) and _NO_KERNEL.match(str(cause)):
+                pytest.skip(f"no kernel yet: {cause}")
         raise
