@@ -25,6 +25,12 @@ struct Avx2 {
   static F32 widen_f16(U16 from) { return (F32)_mm256_cvtph_ps((__m128i)from); }
   static U16 narrow_f16(F32 from) { return (U16)_mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT); }
 
+  /// By the places of both bytes, in each half of the vector.
+  static TwoU16 look_up(TwoU16 table, TwoU16 index) {
+    const __m256i halves = _mm256_broadcastsi128_si256(_mm256_castsi256_si128((__m256i)table));
+    return (TwoU16)_mm256_shuffle_epi8(halves, (__m256i)(index * 0x0202 + 0x0100));
+  }
+
   static void stream(void* to, I32 value) { _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)value); }
   static void stream_fence() { _mm_sfence(); }
 };

@@ -29,6 +29,10 @@ struct Avx512 {
     return (U16)_mm512_maskz_cvtps_ph(0xffff, (__m512)from, _MM_FROUND_TO_NEAREST_INT);
   }
 
+  static TwoU16 look_up(TwoU16 table, TwoU16 index) {
+    return (TwoU16)_mm512_maskz_permutexvar_epi16(0xffffffff, (__m512i)index, (__m512i)table);
+  }
+
   static void stream(void* to, I32 value) { _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)value); }
   static void stream_fence() { _mm_sfence(); }
 };

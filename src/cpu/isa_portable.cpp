@@ -20,6 +20,12 @@ struct Portable {
   static I32 widen(U16 from) { return __builtin_convertvector(from, I32); }
   static I32 widen(U8 from) { return __builtin_convertvector(from, I32); }
 
+  static TwoU16 look_up(TwoU16 table, TwoU16 index) {
+    TwoU16 found{};
+    for (int i = 0; i < 2 * kLanes; ++i) found[i] = table[index[i] & 7];
+    return found;
+  }
+
   static F32 widen_f16(U16 from) {
     const I32 bits = __builtin_convertvector(from, I32);
     const I32 magnitude = bits & 0x7fff;

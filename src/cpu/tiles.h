@@ -5,7 +5,8 @@
 // A file provides `Vector`:
 //   kLanes; F32, I32, U16, U8 (GCC vectors of kLanes elements), TwoU16, TwoU8 (of twice as many); fma(a, b,
 //   c) = a * b + c with one rounding; max(a, b): b if one is NaN; widen(U16), widen(U8) -> I32;
-//   widen_f16(U16) -> F32; narrow_f16(F32) -> U16; and where it can store past the caches: stream(to, value)
+//   widen_f16(U16) -> F32; narrow_f16(F32) -> U16; look_up(TwoU16 table, TwoU16 index): table[index] where
+//   that is below 8, anything elsewhere; and where it can store past the caches: stream(to, value)
 //   for I32, U8 and Bytes16, to a multiple of the value's size, and stream_fence().
 #pragma once
 
@@ -660,7 +661,7 @@ struct Tiles {
     for (int i = 0; i < count; i += 2 * kLanes) {
       const Wide code = __builtin_convertvector(load<Codes>(values + i), Wide);
       const Wide magnitude = code & 0x7f;
-      const Wide number = magnitude < 8 ? __builtin_shuffle(table, magnitude) : (magnitude << 4) + bias;
+      const Wide number = magnitude < 8 ? V::look_up(table, magnitude) : (magnitude << 4) + bias;
       store(out + i, magnitude == 0x7f ? Wide{} + 0x7fc0 : number | ((code << 8) & 0x8000));
     }
   }
@@ -751,7 +752,11 @@ struct Tiles {
     const std::int64_t before_line = -static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(to)) & 63;
     std::int64_t at = before_line < bytes ? before_line : bytes;
     __builtin_memcpy(to, from, static_cast<std::size_t>(at));
-    for (; at + kLine <= bytes; at += sizeof(I32)) V::stream(to + at, load<I32>(from + at));
+    for (; at + kLine <= bytes; at += kLine) {
+      for (std::int64_t part = at; part < at + kLine; part += sizeof(I32)) {
+        V::stream(to + part, load<I32>(from + part));
+      }
+    }
     __builtin_memcpy(to + at, from + at, static_cast<std::size_t>(bytes - at));
   }
 
