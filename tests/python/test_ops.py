@@ -5,7 +5,7 @@ import torch
 from flash_mla import ops
 from fp8_formats import FP8_FORMATS, bytes_of_blocks, empty_cache
 from operation_cases import OPERATION_CASES, OperationCase
-from problems import embed
+from problems import embed, on_device
 from torch import Tensor
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -58,6 +58,14 @@ def test_result(name, array, backend):
         backend = None
     result = getattr(ops, name)(**case.arguments(ARRAYS[array]), backend=backend)
     assert result is None
+    case.check()
+
+
+def test_result_on_every_device(name, device):
+    case = OPERATION_CASES[name]()
+    arguments = case.arguments(lambda x: on_device(x, device))
+    getattr(ops, name)(**arguments)
+    case.outputs = {key: arguments[key].cpu() for key in case.outputs}
     case.check()
 
 

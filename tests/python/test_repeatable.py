@@ -167,12 +167,11 @@ def wait_for(child: int, seconds: float) -> int | None:
     return None
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("name", ["dense", "sparse", "prefill"])
 def test_a_child_of_fork_computes_after_its_parent_has(name):
-    """The threads of the parent do not live on in the child."""
+    """The threads of the parent do not live on in the child, where PyTorch's autograd refuses to run."""
     build, function = FUNCTIONS[name]
-    if name == "training":
-        pytest.skip("PyTorch's autograd refuses to run in a child of fork")
     args = build().to(torch.device("cpu"))
     expected = plain_bytes(function(args))
     child = os.fork()
@@ -190,7 +189,7 @@ def compute_in_child(args: dict[str, Tensor], queue: multiprocessing.SimpleQueue
     queue.put(plain_bytes(decode(DENSE, args)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork")
 def test_workers_of_multiprocessing():
     context = multiprocessing.get_context("fork")
     args = DENSE.build().to(torch.device("cpu"))

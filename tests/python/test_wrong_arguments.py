@@ -165,12 +165,10 @@ def test_only_the_promised_errors(name):
     assert not broken, f"{len(broken)} errors of other kinds:\n" + "\n".join(sorted(broken))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [name for name in CALLS if "metadata" not in name])
 def test_every_tensor_but_one_on_another_device(name):
     function, build = CALLS[name]
     tensors = [key for key, x in build().items() if isinstance(x, Tensor)]
-    if len(tensors) < 2:
-        pytest.skip("one tensor alone")
     for key in tensors:
         arguments = build()
         arguments[key] = arguments[key].to("meta")
