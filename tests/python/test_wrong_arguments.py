@@ -190,3 +190,12 @@ def test_rubbish_in_index_tensors_is_masked(name):
             if isinstance(x, Tensor) and x.dtype == torch.int32:
                 arguments[key] = garbage(*x.shape)
         function(**arguments)
+
+
+@pytest.mark.parametrize("width", [-1, 0, 577, 2**40])
+@pytest.mark.parametrize("name", ["dense", "sparse", "fp8", "prefill"])
+def test_width_of_values_is_checked_before_out_is_allocated(name, width):
+    function, build = CALLS[name]
+    key = "d_v" if name == "prefill" else "head_dim_v"
+    with pytest.raises(ValueError, match=rf"^\w+: .*({key}|out|d_v)"):
+        function(**(build() | {key: width}))
