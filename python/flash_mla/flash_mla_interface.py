@@ -62,8 +62,8 @@ def _bytes(cache: Tensor | None) -> Tensor | None:
 
 def _output(name: str, out: Tensor | None, q: Tensor, argument: str, width: int) -> Tensor:
     """Where to write the result: as wide as asked for."""
-    if width < 0:
-        raise ValueError(f"{name}: {argument} must not be negative, got {width}")
+    if not 0 <= width <= q.shape[-1]:
+        raise ValueError(f"{name}: {argument} must be 0 to {q.shape[-1]}, the columns of q, got {width}")
     if out is None:
         return q.new_empty(*q.shape[:-1], width)
     if out.shape[-1:] != (width,):
@@ -102,7 +102,8 @@ def flash_mla_with_kvcache(
         head_dim_v: width of a value, the first columns of a row.
         tile_scheduler_metadata: from :func:`get_mla_metadata`; None splits the work anew.
         num_splits: the second result of :func:`get_mla_metadata`.
-        softmax_scale: factor of the logits; default ``1 / sqrt(d_qk)``.
+        softmax_scale: factor of the logits; default ``1 / sqrt(d_qk)``. A bool stands for ``causal``: then
+            ``is_fp8_kvcache`` and ``indices`` follow, as in the README of DeepSeek's package.
         causal: query ``i`` of ``s_q`` sees tokens ``t <= cache_seqlens - s_q + i``; dense only.
         is_fp8_kvcache: the caches have an FP8 format; sparse only.
         indices: i32 ``[batch, s_q, topk]``, places in the cache, ``block * page + row``; others are skipped.
@@ -118,6 +119,9 @@ def flash_mla_with_kvcache(
         exponentials, f32 ``[batch, h_q, s_q]``. A query that sees nothing has 0 and ``+inf``.
     """
     name = "flash_mla_with_kvcache"
+    if isinstance(softmax_scale, bool):  # causal, is_fp8_kvcache, indices: the order in DeepSeek's README
+        given = is_fp8_kvcache if isinstance(is_fp8_kvcache, Tensor) else None
+        softmax_scale, causal, is_fp8_kvcache, indices = None, softmax_scale, bool(causal), given
     require_dims(name, "q", q, 4, "[batch, s_q, h_q, d_qk]")
     require_dims(name, "k_cache", k_cache, 4, "[blocks, page, h_kv, row]")
     out = _output(name, out, q, "head_dim_v", head_dim_v)

@@ -11,7 +11,7 @@ namespace {
 thread_local bool lost_its_team = false;
 
 #if __has_include(<pthread.h>)
-[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { lost_its_team = true; });
+[[maybe_unused]] const int kRegistered = pthread_atfork(nullptr, nullptr, [] { lost_its_team = true; });
 #endif
 
 }  // namespace

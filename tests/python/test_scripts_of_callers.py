@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from flash_mla import flash_mla_with_kvcache, get_mla_metadata
 from problems import DenseDecode, Selection, SparseDecode
 
 from reference import assert_matches
@@ -42,6 +43,37 @@ def test_dense_layer_loop_in_the_old_style(device, h_q):
         expected_out, expected_lse = problem.expected(layer)
         assert_matches("dense_decode.out", out, expected_out)
         assert_matches("decode.lse", lse, expected_lse)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_dense_call_by_position_as_in_the_readme(device, is_causal):
+    """Causal, FP8 and indices stand right behind num_splits there, without the scale."""
+    problem = DenseDecode(seqlens=(300, 64, 1), s_q=2, h_q=16, causal=is_causal)
+    built = problem.build()
+    q, k_cache, block_table, cache_seqlens = (
+        each.to(device) for each in (built.q, built.k_cache, built.block_table, built.cache_seqlens)
+    )
+    schedule, num_splits = get_mla_metadata(cache_seqlens, 32, 1, 16, False, None)
+    out, lse = flash_mla_with_kvcache(
+        q, k_cache, block_table, cache_seqlens, 512, schedule, num_splits, is_causal, False, None
+    )
+    expected_out, expected_lse = problem.expected(built)
+    assert_matches("dense_decode.out", out, expected_out)
+    assert_matches("decode.lse", lse, expected_lse)
+
+
+def test_sparse_call_by_position_as_in_the_readme(device):
+    problem = SparseDecode(batch=3, s_q=2, h_q=16, main=Selection("fp8_v32", topk=128))
+    args = problem.build().to(device)
+    q, cache, indices = args["q"], args["k_cache"], args["indices"]
+    lengths = torch.zeros(3, dtype=torch.int32, device=device)
+    schedule, num_splits = get_mla_metadata(lengths, 32, 1, 16, True, 128)
+    by_position = flash_mla_with_kvcache(
+        q, cache, None, lengths, 512, schedule, num_splits, False, True, indices
+    )
+    by_name = flash_mla_with_kvcache(q, cache, None, None, 512, None, is_fp8_kvcache=True, indices=indices)
+    for one, other in zip(by_position, by_name, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("is_fp8", [True, False])
