@@ -141,11 +141,13 @@ def dense_metadata(
     causal: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Schedule and number of splits in either style; fills an empty FlashMLASchedMeta."""
+    require_dims(name, "block_table", block_table, 2, "[batch, max_blocks]")
+    require_dims(name, "cache_seqlens", cache_seqlens, 1, "[batch]")
     if not isinstance(given, FlashMLASchedMeta):
         return given, num_splits
     batch, s_q, h_q, _ = q.shape
     _, page, h_kv, _ = k_cache.shape
-    config = MadeFor(batch, s_q, h_q, h_kv, page, causal, False)
+    config = MadeFor(batch, s_q, h_q, h_kv, page, causal, k_cache.element_size() == 1)
     if given.have_initialized:
         given.require_same(name, config)
     else:

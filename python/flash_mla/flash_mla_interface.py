@@ -134,7 +134,7 @@ def flash_mla_with_kvcache(
             "topk_length": topk_length,
             "extra_topk_length": extra_topk_length,
         }
-        _require_dense(name, block_table, cache_seqlens, is_fp8_kvcache, of_sparse)
+        _require_dense(name, k_cache, is_fp8_kvcache, of_sparse)
         schedule, splits = dense_metadata(
             name, tile_scheduler_metadata, num_splits, q, k_cache, block_table, cache_seqlens, causal
         )
@@ -190,17 +190,11 @@ def flash_mla_with_kvcache(
 
 
 def _require_dense(
-    name: str,
-    block_table: Tensor | None,
-    cache_seqlens: Tensor | None,
-    is_fp8_kvcache: bool,
-    of_sparse: dict[str, Tensor | None],
+    name: str, k_cache: Tensor, is_fp8_kvcache: bool, of_sparse: dict[str, Tensor | None]
 ) -> None:
-    require_dims(name, "block_table", block_table, 2, "[batch, max_blocks]")
-    require_dims(name, "cache_seqlens", cache_seqlens, 1, "[batch]")
-    if is_fp8_kvcache:
+    if is_fp8_kvcache or k_cache.element_size() == 1:
         raise NotImplementedError(
-            f"{name}: is_fp8_kvcache needs indices; over a plain e4m3 cache call flash_mla_with_kvcache_fp8"
+            f"{name}: a cache of FP8 needs indices; over plain e4m3 numbers call flash_mla_with_kvcache_fp8"
         )
     for argument, tensor in of_sparse.items():
         if tensor is not None:
@@ -249,7 +243,7 @@ def flash_mla_with_kvcache_fp8(
     block_table: Tensor,
     cache_seqlens: Tensor,
     head_dim_v: int,
-    tile_scheduler_metadata: Tensor | None,
+    tile_scheduler_metadata: FlashMLASchedMeta | Tensor | None,
     num_splits: Tensor | None,
     softmax_scale: float | None = None,
     causal: bool = False,
@@ -285,13 +279,16 @@ def flash_mla_with_kvcache_fp8(
     batch, s_q, h_q, _ = q.shape
     out = _output(name, None, q, "head_dim_v", head_dim_v)
     lse = q.new_empty(batch, h_q, s_q, dtype=torch.float32)
+    schedule, splits = dense_metadata(
+        name, tile_scheduler_metadata, num_splits, q, k_cache, block_table, cache_seqlens, causal
+    )
     _dense_decode(
         q,
         _bytes(k_cache),
         block_table,
         cache_seqlens,
-        tile_scheduler_metadata,
-        num_splits,
+        schedule,
+        splits,
         _scale_of_each_sequence(name, "descale_q", descale_q, batch),
         _scale_of_each_sequence(name, "descale_k", descale_k, batch),
         out,
