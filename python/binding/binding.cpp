@@ -86,7 +86,17 @@ T argument(const Place& place, std::string_view expected, const ffi::AnyView& fr
   fail(place, expected, from);
 }
 
+/// Numbers of one byte are e4m3 codes or the bytes of a row; other kinds of FP8 would be read as those.
+bool is_byte(DLDataType type) {
+  return type.code == kDLUInt || type.code == kDLInt || type.code == kDLFloat8_e4m3fn;
+}
+
 TensorView view_of(const Place& place, const DLTensor& tensor) {
+  if (tensor.dtype.bits == 8 && !is_byte(tensor.dtype)) {
+    throw Error(ErrorKind::kType, std::string(place.operation) + ": " + std::string(place.name) +
+                                      " must be uint8, int8 or float8_e4m3fn, got " +
+                                      std::string(ffi::DLDataTypeToString(tensor.dtype)));
+  }
   try {
     return from_dlpack(tensor);
   } catch (const Error& error) {
@@ -119,6 +129,9 @@ class Call {
     for (const ScalarField<Op>& field : fields.scalars) set(field, args[at++]);
     set_execution(args, at);
   }
+
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   const Op& op() const { return op_; }
   Execution& on() { return on_; }

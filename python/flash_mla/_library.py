@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ import tvm_ffi
 
 __version__ = importlib.metadata.version("flash_mla")
 
-_module = tvm_ffi.load_module(str(Path(__file__).with_name("libflash_mla.so")))
+
+def _shared_library() -> str:
+    """Its path. An editable installation has it in another folder of the package than this file."""
+    paths = [Path(folder, "libflash_mla.so") for folder in sys.modules["flash_mla"].__path__]
+    return str(next((path for path in paths if path.exists()), paths[0]))
+
+
+_module = tvm_ffi.load_module(_shared_library())
 
 tvm_ffi.error.register_error("NotImplementedError", NotImplementedError)
 

@@ -23,6 +23,19 @@ def require_dims(name: str, argument: str, tensor: object, ndim: int, shape: str
         raise ValueError(f"{name}: {argument} must have shape {shape}, got {list(tensor.shape)}")
 
 
+def require_tensors(name: str, **tensors: object) -> None:
+    """Raises ``TypeError`` for what is neither a tensor nor None."""
+    for argument, tensor in tensors.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: {argument} must be a tensor, got {type(tensor).__name__}")
+
+
+def require_scale(name: str, argument: str, scale: object) -> None:
+    """Raises ``TypeError`` for what is neither a number nor None."""
+    if scale is not None and not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"{name}: {argument} must be a number, got {type(scale).__name__}")
+
+
 class MadeFor(NamedTuple):
     """What a schedule was made for."""
 
@@ -90,6 +103,13 @@ def _sparse_schedule(
     return _decode_schedule(like, *lengths, batch, rows, heads_kv, -1, topk, extra_topk)
 
 
+def _require_count(name: str, argument: str, count: object) -> None:
+    if not isinstance(count, (int, torch.SymInt)):
+        raise TypeError(f"{name}: {argument} must be an integer, got {type(count).__name__}")
+    if count < 1:
+        raise ValueError(f"{name}: {argument} must be positive, got {count}")
+
+
 def _metadata_of_lengths(
     cache_seqlens: Tensor,
     num_q_tokens_per_head_k: int,
@@ -98,12 +118,19 @@ def _metadata_of_lengths(
     is_fp8_kvcache: bool = False,
     topk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    require_dims("get_mla_metadata", "cache_seqlens", cache_seqlens, 1, "[batch]")
+    name = "get_mla_metadata"
+    require_dims(name, "cache_seqlens", cache_seqlens, 1, "[batch]")
+    _require_count(name, "num_q_tokens_per_head_k", num_q_tokens_per_head_k)
+    _require_count(name, "num_heads_k", num_heads_k)
     if topk is not None:
+        _require_count(name, "topk", topk)
         batch = cache_seqlens.shape[0]
         return _sparse_schedule(cache_seqlens, batch, num_q_tokens_per_head_k, num_heads_k, topk)
     # The width of the block table, which bounds the lengths, is not known here: any length counts.
     return _dense_schedule(cache_seqlens, num_q_tokens_per_head_k, num_heads_k, _LARGEST_LENGTH)
+
+
+_metadata_of_lengths.__qualname__ = "get_mla_metadata"  # as Python's own errors call it
 
 
 def get_mla_metadata(
@@ -130,7 +157,27 @@ def get_mla_metadata_dense_fp8(
     return _metadata_of_lengths(cache_seqlens, num_q_tokens_per_head_k, num_heads_k)
 
 
-def dense_metadata(
+class Plan(NamedTuple):
+    """What a decode call runs with, and where it stays for the next calls."""
+
+    schedule: Tensor | None
+    num_splits: Tensor | None
+    config: MadeFor | None = None
+    filled: FlashMLASchedMeta | None = None
+
+    def keep(self) -> None:
+        """After the first call has succeeded, others may use its schedule."""
+        if self.filled is not None:
+            self.filled.fill(self.config, self.schedule, self.num_splits)
+
+
+def _given_plan(name: str, given: object, num_splits: Tensor | None) -> Plan:
+    """The older style. A schedule without its number of splits, as vLLM passes it, is made anew."""
+    require_tensors(name, tile_scheduler_metadata=given, num_splits=num_splits)
+    return Plan(None, None) if num_splits is None else Plan(given, num_splits)
+
+
+def dense_plan(
     name: str,
     given: FlashMLASchedMeta | Tensor | None,
     num_splits: Tensor | None,
@@ -139,24 +186,24 @@ def dense_metadata(
     block_table: Tensor,
     cache_seqlens: Tensor,
     causal: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Schedule and number of splits in either style; fills an empty FlashMLASchedMeta."""
+) -> Plan:
+    """The schedule of dense decode in either style."""
     require_dims(name, "block_table", block_table, 2, "[batch, max_blocks]")
     require_dims(name, "cache_seqlens", cache_seqlens, 1, "[batch]")
     if not isinstance(given, FlashMLASchedMeta):
-        return given, num_splits
+        return _given_plan(name, given, num_splits)
     batch, s_q, h_q, _ = q.shape
     _, page, h_kv, _ = k_cache.shape
     config = MadeFor(batch, s_q, h_q, h_kv, page, causal, k_cache.element_size() == 1)
     if given.have_initialized:
         given.require_same(name, config)
-    else:
-        rows = s_q * h_q // max(h_kv, 1)
-        given.fill(config, *_dense_schedule(cache_seqlens, rows, h_kv, block_table.shape[1] * page))
-    return given.tile_scheduler_metadata, given.num_splits
+        return Plan(given.tile_scheduler_metadata, given.num_splits)
+    rows = s_q * h_q // max(h_kv, 1)
+    made = _dense_schedule(cache_seqlens, rows, h_kv, block_table.shape[1] * page)
+    return Plan(*made, config, given)
 
 
-def sparse_metadata(
+def sparse_plan(
     name: str,
     given: FlashMLASchedMeta | Tensor | None,
     num_splits: Tensor | None,
@@ -168,10 +215,10 @@ def sparse_metadata(
     extra_indices: Tensor | None,
     topk_length: Tensor | None,
     extra_topk_length: Tensor | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """As dense_metadata."""
+) -> Plan:
+    """The schedule of sparse decode in either style."""
     if not isinstance(given, FlashMLASchedMeta):
-        return given, num_splits
+        return _given_plan(name, given, num_splits)
     batch, s_q, h_q, _ = q.shape
     _, page, h_kv, _ = k_cache.shape
     topk = indices.shape[2]
@@ -192,8 +239,7 @@ def sparse_metadata(
     )
     if given.have_initialized:
         given.require_same(name, config)
-    else:
-        rows = s_q * h_q // max(h_kv, 1)
-        made = _sparse_schedule(q, batch, rows, h_kv, topk, extra_topk or 0, topk_length, extra_topk_length)
-        given.fill(config, *made)
-    return given.tile_scheduler_metadata, given.num_splits
+        return Plan(given.tile_scheduler_metadata, given.num_splits)
+    rows = s_q * h_q // max(h_kv, 1)
+    made = _sparse_schedule(q, batch, rows, h_kv, topk, extra_topk or 0, topk_length, extra_topk_length)
+    return Plan(*made, config, given)

@@ -32,9 +32,16 @@ def _schema_of(field: TensorField | ScalarField, number: int) -> str:
 
 def _eager(operation: Operation) -> Callable[..., None]:
     run = operation.run
+    written = [(number, field.name) for number, field in enumerate(operation.tensors) if field.is_written]
 
     def call(*arguments: object) -> None:
+        for number, name in written:
+            if arguments[number].requires_grad:
+                raise ValueError(f"{operation.name}: {name} is written and must not require grad")
         run(*arguments, None, torch.get_num_threads(), False)
+        for number, _ in written:
+            if not arguments[number].is_inference():
+                torch.autograd.graph.increment_version(arguments[number])
 
     return call
 
@@ -182,6 +189,10 @@ def _backward(
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradients = _new_gradients(q, k, v)
+    # A gradient may be any view: that of a sum repeats one number, others begin anywhere.
+    d_out = d_out.contiguous()
+    if d_out.data_ptr() % 16 != 0:
+        d_out = d_out.clone()
     torch.ops.flash_mla.mha_backward(
         q, k, v, out, lse, d_out, cu_seqlens_q, cu_seqlens_k, *gradients, softmax_scale, causal, deterministic
     )
@@ -213,9 +224,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, d_out: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k = ctx.saved_tensors
-    # A gradient may be any view: that of a sum repeats one number.
     gradients = torch.ops.flash_mla.varlen_attention_backward(
-        q, k, v, out, lse, d_out.contiguous(), cu_seqlens_q, cu_seqlens_k, *ctx.options
+        q, k, v, out, lse, d_out, cu_seqlens_q, cu_seqlens_k, *ctx.options
     )
     return (*gradients, None, None, None, None, None)
 

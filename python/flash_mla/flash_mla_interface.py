@@ -19,11 +19,13 @@ from torch import Tensor
 from flash_mla._library import kernels
 from flash_mla._schedules import (
     FlashMLASchedMeta,
-    dense_metadata,
+    dense_plan,
     get_mla_metadata,
     get_mla_metadata_dense_fp8,
     require_dims,
-    sparse_metadata,
+    require_scale,
+    require_tensors,
+    sparse_plan,
 )
 from flash_mla._torch_ops import DEVICE_TYPES
 
@@ -53,15 +55,20 @@ _varlen_attention = torch.ops.flash_mla.varlen_attention.default
 # --- decode ---
 
 
-def _bytes(cache: Tensor | None) -> Tensor | None:
-    """A cache with one-byte elements of any type as u8."""
+def _bytes(name: str, argument: str, cache: Tensor | None) -> Tensor | None:
+    """A cache of FP8 as u8."""
     if cache is None or cache.element_size() != 1 or cache.dtype == torch.uint8:
         return cache
+    if cache.dtype not in (torch.float8_e4m3fn, torch.int8):
+        raise TypeError(f"{name}: {argument} must be float8_e4m3fn or its bytes, got {cache.dtype}")
     return cache.view(torch.uint8)
 
 
 def _output(name: str, out: Tensor | None, q: Tensor, argument: str, width: int) -> Tensor:
     """Where to write the result: as wide as asked for."""
+    if not isinstance(width, (int, torch.SymInt)):
+        raise TypeError(f"{name}: {argument} must be an integer, got {type(width).__name__}")
+    require_tensors(name, out=out)
     if not 0 <= width <= q.shape[-1]:
         raise ValueError(f"{name}: {argument} must be 0 to {q.shape[-1]}, the columns of q, got {width}")
     if out is None:
@@ -120,8 +127,10 @@ def flash_mla_with_kvcache(
     """
     name = "flash_mla_with_kvcache"
     if isinstance(softmax_scale, bool):  # causal, is_fp8_kvcache, indices: the order in DeepSeek's README
-        given = is_fp8_kvcache if isinstance(is_fp8_kvcache, Tensor) else None
-        softmax_scale, causal, is_fp8_kvcache, indices = None, softmax_scale, bool(causal), given
+        if isinstance(is_fp8_kvcache, Tensor):
+            is_fp8_kvcache, indices = False, is_fp8_kvcache
+        softmax_scale, causal, is_fp8_kvcache = None, softmax_scale, bool(causal or is_fp8_kvcache)
+    require_scale(name, "softmax_scale", softmax_scale)
     require_dims(name, "q", q, 4, "[batch, s_q, h_q, d_qk]")
     require_dims(name, "k_cache", k_cache, 4, "[blocks, page, h_kv, row]")
     out = _output(name, out, q, "head_dim_v", head_dim_v)
@@ -135,7 +144,7 @@ def flash_mla_with_kvcache(
             "extra_topk_length": extra_topk_length,
         }
         _require_dense(name, k_cache, is_fp8_kvcache, of_sparse)
-        schedule, splits = dense_metadata(
+        plan = dense_plan(
             name, tile_scheduler_metadata, num_splits, q, k_cache, block_table, cache_seqlens, causal
         )
         _dense_decode(
@@ -143,8 +152,8 @@ def flash_mla_with_kvcache(
             k_cache,
             block_table,
             cache_seqlens,
-            schedule,
-            splits,
+            plan.schedule,
+            plan.num_splits,
             None,
             None,
             out,
@@ -157,7 +166,10 @@ def flash_mla_with_kvcache(
         _require_sparse(
             name, indices, extra_indices_in_kvcache, k_cache, extra_k_cache, causal, is_fp8_kvcache
         )
-        schedule, splits = sparse_metadata(
+        require_tensors(
+            name, attn_sink=attn_sink, topk_length=topk_length, extra_topk_length=extra_topk_length
+        )
+        plan = sparse_plan(
             name,
             tile_scheduler_metadata,
             num_splits,
@@ -172,20 +184,21 @@ def flash_mla_with_kvcache(
         )
         _sparse_decode(
             q,
-            _bytes(k_cache),
+            _bytes(name, "k_cache", k_cache),
             indices,
             topk_length,
             attn_sink,
-            _bytes(extra_k_cache),
+            _bytes(name, "extra_k_cache", extra_k_cache),
             extra_indices_in_kvcache,
             extra_topk_length,
-            schedule,
-            splits,
+            plan.schedule,
+            plan.num_splits,
             out,
             lse,
             softmax_scale,
             0,
         )
+    plan.keep()
     return out, lse
 
 
@@ -272,23 +285,24 @@ def flash_mla_with_kvcache_fp8(
     name = "flash_mla_with_kvcache_fp8"
     require_dims(name, "q", q, 4, "[batch, s_q, h_q, d_qk]")
     require_dims(name, "k_cache", k_cache, 4, "[blocks, page, h_kv, d_qk]")
-    if k_cache.dtype not in (torch.float8_e4m3fn, torch.uint8):
-        raise TypeError(f"{name}: k_cache must be float8_e4m3fn (or its bytes, uint8), got {k_cache.dtype}")
+    if k_cache.element_size() != 1:
+        raise TypeError(f"{name}: k_cache must be float8_e4m3fn or its bytes, got {k_cache.dtype}")
+    require_scale(name, "softmax_scale", softmax_scale)
     if q.dtype == torch.float8_e4m3fn:
         q = q.to(torch.bfloat16)  # exact
     batch, s_q, h_q, _ = q.shape
     out = _output(name, None, q, "head_dim_v", head_dim_v)
     lse = q.new_empty(batch, h_q, s_q, dtype=torch.float32)
-    schedule, splits = dense_metadata(
+    plan = dense_plan(
         name, tile_scheduler_metadata, num_splits, q, k_cache, block_table, cache_seqlens, causal
     )
     _dense_decode(
         q,
-        _bytes(k_cache),
+        _bytes(name, "k_cache", k_cache),
         block_table,
         cache_seqlens,
-        schedule,
-        splits,
+        plan.schedule,
+        plan.num_splits,
         _scale_of_each_sequence(name, "descale_q", descale_q, batch),
         _scale_of_each_sequence(name, "descale_k", descale_k, batch),
         out,
@@ -297,6 +311,7 @@ def flash_mla_with_kvcache_fp8(
         causal,
         0,
     )
+    plan.keep()
     return out, lse
 
 
@@ -333,6 +348,8 @@ def flash_mla_sparse_fwd(
         exponentials, both f32 ``[s_q, h_q]``. A query that sees nothing has 0, ``-inf`` and ``+inf``.
     """
     name = "flash_mla_sparse_fwd"
+    require_tensors(name, kv=kv, indices=indices, attn_sink=attn_sink, topk_length=topk_length)
+    require_scale(name, "sm_scale", sm_scale)
     require_dims(name, "q", q, 3, "[s_q, h_q, d_qk]")
     s_q, h_q, _ = q.shape
     out = _output(name, out, q, "d_v", d_v)
@@ -385,6 +402,9 @@ def flash_attn_varlen_func(
     require_dims(name, "q", q, 3, "[total_q, h_q, d_qk]")
     require_dims(name, "k", k, 3, "[total_k, h_kv, d_qk]")
     require_dims(name, "v", v, 3, "[total_k, h_kv, d_v]")
+    require_dims(name, "cu_seqlens_qo", cu_seqlens_qo, 1, "[batch+1]")
+    require_dims(name, "cu_seqlens_kv", cu_seqlens_kv, 1, "[batch+1]")
+    require_scale(name, "softmax_scale", softmax_scale)
     if dropout_p != 0:
         raise NotImplementedError(f"{name}: dropout_p must be 0, got {dropout_p}")
     return _varlen_attention(q, k, v, cu_seqlens_qo, cu_seqlens_kv, softmax_scale, causal, deterministic)
@@ -463,6 +483,8 @@ def _is_supported(operation: str, device: torch.device | str | int | None) -> tu
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
     if device.type not in DEVICE_TYPES:
         return False, f"{operation}: no backend for devices of type {device.type}"
     rows = [

@@ -35,15 +35,17 @@ class _Shared:
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
-def _from_numpy(array: Any) -> Any:
+def _from_numpy(array: Any, place: str) -> Any:
     """A NumPy array as something with DLPack: NumPy exports none of the types of ml_dtypes."""
     import numpy
 
     kind = array.dtype.name
     if kind == "bfloat16":
         array = array.view("uint16")
-    elif kind.startswith("float8"):
+    elif kind == "float8_e4m3fn":
         array = array.view("uint8")
+    elif kind.startswith("float8"):
+        raise TypeError(f"{place} must be uint8, int8 or float8_e4m3fn, got {kind}")
     if not array.flags.writeable:
         array = numpy.asarray(_Shared(array))
     return as_bf16(tvm_ffi.from_dlpack(array)) if kind == "bfloat16" else array
@@ -53,23 +55,23 @@ def _is_numpy(value: Any) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "dtype")
 
 
-def _read(value: Any) -> Any:
-    """A tensor that the operation reads."""
-    return _from_numpy(value) if _is_numpy(value) else value
+def _read(value: Any, place: str) -> Any:
+    """A tensor that the operation reads; ``place`` names it in errors."""
+    return _from_numpy(value, place) if _is_numpy(value) else value
 
 
 def _written(value: Any, place: str) -> Any:
-    """A tensor that the operation writes; ``place`` names it in errors."""
+    """A tensor that the operation writes."""
     if _is_numpy(value) and not value.flags.writeable:
         raise ValueError(f"{place} must be writable, got a read-only array")
-    return _read(value)
+    return _read(value, place)
 
 
 def _read_list(values: Any, place: str) -> list[Any]:
-    """Tensors that the operation reads; ``place`` names them in errors."""
+    """Tensors that the operation reads."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{place} must be a list of tensors, got {type(values).__name__}")
-    return [_read(value) for value in values]
+    return [_read(value, place) for value in values]
 
 
 def _parameter(field: TensorField | ScalarField) -> str:
@@ -84,7 +86,7 @@ def _value(operation: str, field: TensorField | ScalarField) -> str:
     place = f"{field.name}, '{operation}: {field.name}'"
     if field.is_list:
         return f"_read_list({place})"
-    return f"_written({place})" if field.is_written else f"_read({field.name})"
+    return f"_written({place})" if field.is_written else f"_read({place})"
 
 
 def _documentation(operation: Operation) -> str:

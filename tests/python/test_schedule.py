@@ -191,20 +191,27 @@ def test_lengths_other_than_the_schedule_was_made_for_are_an_error(style):
         call(problem, args, *meta)
 
 
-@pytest.mark.parametrize(
-    "misuse", ["num_splits alone", "schedule alone", "other batch", "other type", "columns"]
-)
+@pytest.mark.parametrize("misuse", ["num_splits alone", "other batch", "other type", "columns"])
 def test_wrong_pairs_are_errors(device, misuse):
     schedule, num_splits = old_style(DENSE, lengths_of(DENSE, device))
     pairs = {
         "num_splits alone": (None, num_splits),
-        "schedule alone": (schedule, None),
         "other batch": (schedule, num_splits[:-1]),
         "other type": (schedule.long(), num_splits),
         "columns": (schedule[:, :4], num_splits),
     }
     with pytest.raises((ValueError, TypeError), match=r"schedule|num_splits|tile_scheduler_metadata"):
         call(DENSE, DENSE.build().to(device), *pairs[misuse])
+
+
+def test_a_schedule_whose_first_use_failed_stays_empty(device):
+    args = DENSE.build().to(device)
+    meta, _ = get_mla_metadata()
+    with pytest.raises(TypeError):
+        call(DENSE, args | {"k_cache": args["k_cache"].half()}, meta, None)
+    assert not meta.have_initialized and meta.tile_scheduler_metadata is None
+    call(DENSE, args, meta, None)
+    assert meta.have_initialized
 
 
 @pytest.mark.parametrize("rubbish", [-1, 0, 7, 2**31 - 1, -(2**31)])

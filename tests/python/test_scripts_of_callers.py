@@ -76,6 +76,37 @@ def test_sparse_call_by_position_as_in_the_readme(device):
         assert torch.equal(one, other)
 
 
+def test_indices_by_name_behind_a_bool(device):
+    problem = SparseDecode(batch=3, s_q=2, h_q=16, main=Selection("fp8_v32", topk=128))
+    args = problem.build().to(device)
+    q, cache, indices = args["q"], args["k_cache"], args["indices"]
+    by_name = flash_mla_with_kvcache(q, cache, None, None, 512, None, is_fp8_kvcache=True, indices=indices)
+    mixed = flash_mla_with_kvcache(q, cache, None, None, 512, None, None, False, True, indices=indices)
+    assert torch.equal(mixed[0], by_name[0])
+
+
+def test_a_schedule_without_its_number_of_splits(device):
+    """vLLM keeps the first result of get_mla_metadata alone."""
+    problem = DenseDecode(seqlens=(1500, 64, 1), s_q=2, h_q=16, causal=True)
+    built = problem.build()
+    args = built.to(device)
+    scheduler_metadata, _ = get_mla_metadata(args["cache_seqlens"], 2 * 16, 1, is_fp8_kvcache=False)
+    out, lse = flash_mla_with_kvcache(
+        q=args["q"],
+        k_cache=args["k_cache"],
+        block_table=args["block_table"],
+        cache_seqlens=args["cache_seqlens"],
+        head_dim_v=512,
+        tile_scheduler_metadata=scheduler_metadata,
+        softmax_scale=576**-0.5,
+        causal=True,
+        is_fp8_kvcache=False,
+    )
+    expected_out, expected_lse = problem.expected(built)
+    assert_matches("dense_decode.out", out, expected_out)
+    assert_matches("decode.lse", lse, expected_lse)
+
+
 @pytest.mark.parametrize("is_fp8", [True, False])
 def test_sparse_layer_loop_in_the_old_style(device, is_fp8):
     """With h_q, is_fp8 and topk; block_table and cache_seqlens are handed in too."""

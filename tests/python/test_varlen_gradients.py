@@ -103,6 +103,20 @@ def test_incoming_gradient_with_transposed_strides(device):
         assert_matches("mha", a, r)
 
 
+def test_incoming_gradient_at_any_address(device):
+    """Behind one other number, a gradient begins two bytes later."""
+    problem = VarlenAttention(len_q=(7,), len_k=(9,), h_q=2)
+    args = problem.build().to(device)
+    leaves = [args[name].requires_grad_() for name in ("q", "k", "v")]
+    out, _ = problem.call(*leaves, args["cu_q"], args["cu_k"])
+    numbers = torch.randn(out.numel() + 1, device=device).to(out.dtype)
+    moved = numbers[1:].view(out.shape)
+    assert moved.data_ptr() % 16 != 0
+    got = torch.autograd.grad(out, leaves, moved, retain_graph=True)
+    for one, other in zip(got, torch.autograd.grad(out, leaves, moved.clone()), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_same_bits_again(device, deterministic):
     """On a GPU the gradient of q may differ unless ``deterministic`` is asked for."""

@@ -199,3 +199,32 @@ def test_width_of_values_is_checked_before_out_is_allocated(name, width):
     key = "d_v" if name == "prefill" else "head_dim_v"
     with pytest.raises(ValueError, match=rf"^\w+: .*({key}|out|d_v)"):
         function(**(build() | {key: width}))
+
+
+def test_an_output_that_requires_grad_is_refused(device):
+    args = DenseDecode(seqlens=(64,)).build().to(device)
+    out = torch.zeros(1, 1, args["q"].shape[2], 512, dtype=torch.bfloat16, device=device, requires_grad=True)
+    with pytest.raises(ValueError, match="out is written and must not require grad"):
+        flash_mla.flash_mla_with_kvcache(**args, head_dim_v=512, tile_scheduler_metadata=None, out=out)
+
+
+def test_autograd_notices_that_an_output_was_overwritten(device):
+    args = DenseDecode(seqlens=(64,)).build().to(device)
+    weight = torch.ones(512, dtype=torch.bfloat16, device=device, requires_grad=True)
+    out = torch.empty(1, 1, args["q"].shape[2], 512, dtype=torch.bfloat16, device=device)
+    loss = 0
+    for _ in range(2):
+        flash_mla.flash_mla_with_kvcache(**args, head_dim_v=512, tile_scheduler_metadata=None, out=out)
+        loss = loss + (weight * out).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.bool])
+def test_other_numbers_of_one_byte_are_no_e4m3(device, dtype):
+    args = DenseDecode(seqlens=(64,)).build().to(device)
+    cache = torch.zeros(args["k_cache"].shape, dtype=torch.uint8, device=device).view(dtype)
+    with pytest.raises(TypeError, match="k_cache must be float8_e4m3fn"):
+        flash_mla.flash_mla_with_kvcache_fp8(
+            **(args | {"k_cache": cache}), head_dim_v=512, tile_scheduler_metadata=None, num_splits=None
+        )
