@@ -30,6 +30,12 @@ def require_tensors(name: str, **tensors: object) -> None:
             raise TypeError(f"{name}: {argument} must be a tensor, got {type(tensor).__name__}")
 
 
+def require_flag(name: str, argument: str, flag: object) -> None:
+    """Raises ``TypeError`` for what is not a bool."""
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name}: {argument} must be a bool, got {type(flag).__name__}")
+
+
 def require_scale(name: str, argument: str, scale: object) -> None:
     """Raises ``TypeError`` for what is neither a number nor None."""
     if scale is not None and not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
@@ -106,8 +112,8 @@ def _sparse_schedule(
 def _require_count(name: str, argument: str, count: object) -> None:
     if not isinstance(count, (int, torch.SymInt)):
         raise TypeError(f"{name}: {argument} must be an integer, got {type(count).__name__}")
-    if count < 1:
-        raise ValueError(f"{name}: {argument} must be positive, got {count}")
+    if not 1 <= count <= _LARGEST_LENGTH:
+        raise ValueError(f"{name}: {argument} must be 1 to {_LARGEST_LENGTH}, got {count}")
 
 
 def _metadata_of_lengths(

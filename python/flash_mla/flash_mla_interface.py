@@ -23,6 +23,7 @@ from flash_mla._schedules import (
     get_mla_metadata,
     get_mla_metadata_dense_fp8,
     require_dims,
+    require_flag,
     require_scale,
     require_tensors,
     sparse_plan,
@@ -131,6 +132,8 @@ def flash_mla_with_kvcache(
             is_fp8_kvcache, indices = False, is_fp8_kvcache
         softmax_scale, causal, is_fp8_kvcache = None, softmax_scale, bool(causal or is_fp8_kvcache)
     require_scale(name, "softmax_scale", softmax_scale)
+    require_flag(name, "causal", causal)
+    require_flag(name, "is_fp8_kvcache", is_fp8_kvcache)
     require_dims(name, "q", q, 4, "[batch, s_q, h_q, d_qk]")
     require_dims(name, "k_cache", k_cache, 4, "[blocks, page, h_kv, row]")
     out = _output(name, out, q, "head_dim_v", head_dim_v)
@@ -288,6 +291,7 @@ def flash_mla_with_kvcache_fp8(
     if k_cache.element_size() != 1:
         raise TypeError(f"{name}: k_cache must be float8_e4m3fn or its bytes, got {k_cache.dtype}")
     require_scale(name, "softmax_scale", softmax_scale)
+    require_flag(name, "causal", causal)
     if q.dtype == torch.float8_e4m3fn:
         q = q.to(torch.bfloat16)  # exact
     batch, s_q, h_q, _ = q.shape
@@ -405,6 +409,8 @@ def flash_attn_varlen_func(
     require_dims(name, "cu_seqlens_qo", cu_seqlens_qo, 1, "[batch+1]")
     require_dims(name, "cu_seqlens_kv", cu_seqlens_kv, 1, "[batch+1]")
     require_scale(name, "softmax_scale", softmax_scale)
+    require_flag(name, "causal", causal)
+    require_flag(name, "deterministic", deterministic)
     if dropout_p != 0:
         raise NotImplementedError(f"{name}: dropout_p must be 0, got {dropout_p}")
     return _varlen_attention(q, k, v, cu_seqlens_qo, cu_seqlens_kv, softmax_scale, causal, deterministic)
