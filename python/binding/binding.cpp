@@ -333,15 +333,15 @@ ffi::Array<Record> kernel_table(int device_type, int device_index) {
 
 /// Rows of a schedule for `rows` query rows (query tokens times heads) of each sequence and kv head; `topk`
 /// is -1 for dense decode.
-std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64_t batch, std::int64_t rows,
+std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64_t rows,
                                    std::int64_t heads_kv, std::int64_t topk) {
   constexpr std::int64_t kWidth = 576;
   return with_python_errors([&] {
     const Execution on{.device = {static_cast<DeviceType>(device_type), device_index}};
     const TensorView q =
-        TensorView::contiguous(nullptr, DataType::kBf16, {batch, 1, rows * heads_kv, kWidth}, on.device);
+        TensorView::contiguous(nullptr, DataType::kBf16, {1, 1, rows * heads_kv, kWidth}, on.device);
     if (topk < 0) return schedule_parts(DenseDecode{.q = q}, on);
-    const TensorView indices = TensorView::contiguous(nullptr, DataType::kI32, {batch, 1, topk}, on.device);
+    const TensorView indices = TensorView::contiguous(nullptr, DataType::kI32, {1, 1, topk}, on.device);
     return schedule_parts(SparseDecode{.q = q, .indices = indices}, on);
   });
 }

@@ -9,37 +9,9 @@ import torch
 from torch import Tensor
 
 from flash_mla import _torch_ops  # noqa: F401 (defines torch.ops.flash_mla)
-
-_LARGEST_LENGTH = 2**31 - 1
+from flash_mla._arguments import LARGEST_COUNT, require_count, require_dims, require_tensors
 
 _decode_schedule = torch.ops.flash_mla.decode_schedule.default
-
-
-def require_dims(name: str, argument: str, tensor: object, ndim: int, shape: str) -> None:
-    """Raises an error that names operation and argument unless it is a tensor of so many dimensions."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: {argument} must be a tensor {shape}, got {type(tensor).__name__}")
-    if tensor.dim() != ndim:
-        raise ValueError(f"{name}: {argument} must have shape {shape}, got {list(tensor.shape)}")
-
-
-def require_tensors(name: str, **tensors: object) -> None:
-    """Raises ``TypeError`` for what is neither a tensor nor None."""
-    for argument, tensor in tensors.items():
-        if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: {argument} must be a tensor, got {type(tensor).__name__}")
-
-
-def require_flag(name: str, argument: str, flag: object) -> None:
-    """Raises ``TypeError`` for what is not a bool."""
-    if not isinstance(flag, bool):
-        raise TypeError(f"{name}: {argument} must be a bool, got {type(flag).__name__}")
-
-
-def require_scale(name: str, argument: str, scale: object) -> None:
-    """Raises ``TypeError`` for what is neither a number nor None."""
-    if scale is not None and not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"{name}: {argument} must be a number, got {type(scale).__name__}")
 
 
 class MadeFor(NamedTuple):
@@ -109,13 +81,6 @@ def _sparse_schedule(
     return _decode_schedule(like, *lengths, batch, rows, heads_kv, -1, topk, extra_topk)
 
 
-def _require_count(name: str, argument: str, count: object) -> None:
-    if not isinstance(count, (int, torch.SymInt)):
-        raise TypeError(f"{name}: {argument} must be an integer, got {type(count).__name__}")
-    if not 1 <= count <= _LARGEST_LENGTH:
-        raise ValueError(f"{name}: {argument} must be 1 to {_LARGEST_LENGTH}, got {count}")
-
-
 def _metadata_of_lengths(
     cache_seqlens: Tensor,
     num_q_tokens_per_head_k: int,
@@ -126,14 +91,14 @@ def _metadata_of_lengths(
 ) -> tuple[Tensor, Tensor]:
     name = "get_mla_metadata"
     require_dims(name, "cache_seqlens", cache_seqlens, 1, "[batch]")
-    _require_count(name, "num_q_tokens_per_head_k", num_q_tokens_per_head_k)
-    _require_count(name, "num_heads_k", num_heads_k)
+    require_count(name, "num_q_tokens_per_head_k", num_q_tokens_per_head_k)
+    require_count(name, "num_heads_k", num_heads_k)
     if topk is not None:
-        _require_count(name, "topk", topk)
+        require_count(name, "topk", topk)
         batch = cache_seqlens.shape[0]
         return _sparse_schedule(cache_seqlens, batch, num_q_tokens_per_head_k, num_heads_k, topk)
     # The width of the block table, which bounds the lengths, is not known here: any length counts.
-    return _dense_schedule(cache_seqlens, num_q_tokens_per_head_k, num_heads_k, _LARGEST_LENGTH)
+    return _dense_schedule(cache_seqlens, num_q_tokens_per_head_k, num_heads_k, LARGEST_COUNT)
 
 
 _metadata_of_lengths.__qualname__ = "get_mla_metadata"  # as Python's own errors call it

@@ -91,7 +91,7 @@ def _new_schedule(like: Tensor, batch: int, parts: int) -> tuple[Tensor, Tensor]
 def _parts(like: Tensor, rows: int, heads_kv: int, is_sparse: bool, topk: int) -> int:
     device = like.device
     number = DEVICE_TYPES.get(device.type, DEVICE_TYPES["cpu"])
-    return decode_schedule_parts(number, device.index or 0, 1, rows, heads_kv, topk if is_sparse else -1)
+    return decode_schedule_parts(number, device.index or 0, rows, heads_kv, topk if is_sparse else -1)
 
 
 def _decode_schedule(

@@ -16,16 +16,13 @@ import math
 import torch
 from torch import Tensor
 
+from flash_mla._arguments import require_dims, require_flag, require_scale, require_tensors
 from flash_mla._library import kernels
 from flash_mla._schedules import (
     FlashMLASchedMeta,
     dense_plan,
     get_mla_metadata,
     get_mla_metadata_dense_fp8,
-    require_dims,
-    require_flag,
-    require_scale,
-    require_tensors,
     sparse_plan,
 )
 from flash_mla._torch_ops import DEVICE_TYPES
