@@ -208,6 +208,15 @@ class PartSplits {
     return true;
   }
 
+  /// The row of a part that has only the splits that next() has not returned yet.
+  FLASHMLA_HOST_DEVICE PartRow rest() const {
+    PartRow rest = row_;
+    rest.begin_seq = static_cast<std::int32_t>(seq_);
+    rest.begin_key = static_cast<std::int32_t>(key_);
+    rest.begin_split = static_cast<std::int32_t>(number_);
+    return rest;
+  }
+
  private:
   const ScheduleRequest& request_;
   PartRow row_;

@@ -13,6 +13,8 @@
 /// Last parameter of a wrapper that the emulator may complain about: where it was called.
 #define FLASHMLA_PLACE
 #define FLASHMLA_ONLY_PLACE
+/// Before a loop that is unrolled, so that its arrays stay in registers.
+#define FLASHMLA_UNROLL _Pragma("unroll")
 
 #else
 
@@ -25,6 +27,7 @@
 #define __device__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define FLASHMLA_UNROLL
 
 #endif
 

@@ -24,6 +24,18 @@ inline Index3 grid_size() { return emulator::grid_size(); }
 FLASHMLA_DEVICE int lane_index() { return static_cast<int>(thread_index().x % kWarpSize); }
 FLASHMLA_DEVICE int warp_index() { return static_cast<int>(thread_index().x / kWarpSize); }
 
+/// `%tid.x`, read anew: what is computed from it is not kept in registers from before. For kernels that have
+/// none to spare.
+FLASHMLA_DEVICE int reread_thread_index() {
+#ifdef FLASHMLA_ON_GPU
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+#else
+  return static_cast<int>(thread_index().x);
+#endif
+}
+
 /// The block's dynamic shared memory, seen as a `T`. Begins at a multiple of 1024 bytes.
 template <class T>
 FLASHMLA_DEVICE T& shared_memory() {

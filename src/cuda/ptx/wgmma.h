@@ -67,7 +67,7 @@ FLASHMLA_DEVICE void wgmma_wait(FLASHMLA_ONLY_PLACE) {
 template <int kRegisters>
 FLASHMLA_DEVICE void pin_registers(float (&d)[kRegisters]) {
 #ifdef FLASHMLA_ON_GPU
-#pragma unroll
+  FLASHMLA_UNROLL
   for (int i = 0; i < kRegisters; ++i) asm volatile("" : "+f"(d[i])::"memory");
 #else
   static_cast<void>(d);
