@@ -1,4 +1,4 @@
-"""What each CUDA kernel uses on each architecture, read from nvcc's output. A kernel that spills fails the build.
+"""What each CUDA kernel uses on each architecture, as nvcc reports it. A kernel that spills fails the build.
 
 cuda_resources.py compile NVCC ARGUMENT...  runs nvcc; what -Xptxas -v reports goes to OBJECT.resources.json
 cuda_resources.py report PATH OBJECT...     gathers these files in PATH.txt and PATH.json
