@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "cuda/runtime.h"
+#include "cuda/error.h"
 #include "cuda/shared_memory_limit.h"
 
 namespace flashmla::cuda {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "cuda/runtime.h"
+#include "cuda/current_device.h"
 
 namespace flashmla::cuda {
 
