@@ -40,6 +40,8 @@ const char* python_type_of(ErrorKind kind) {
       return "TypeError";
     case ErrorKind::kUnsupported:
       return "NotImplementedError";
+    case ErrorKind::kDevice:
+      return "RuntimeError";
     case ErrorKind::kValue:
       break;
   }
