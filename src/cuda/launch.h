@@ -8,7 +8,7 @@
 #ifdef FLASHMLA_ON_GPU
 #include <cuda_runtime.h>
 
-#include "cuda/error.h"
+#include "cuda/current_device.h"
 #else
 #include "cuda/emulator/launch.h"
 #endif
@@ -26,6 +26,14 @@ struct LaunchConfig {
   bool overlaps_previous = false;
   void* stream = nullptr;  ///< cudaStream_t
 };
+
+#ifndef FLASHMLA_ON_GPU
+/// As in current_device.h: the emulator has one GPU.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int) {}
+};
+#endif
 
 /// Enqueues `kernel(params)`. `name` is for error messages. Throws Error if the launch fails.
 template <class Params>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "api/kernel_table.h"
 #include "flashmla/execution.h"
@@ -15,6 +16,9 @@ Support available(Device device);
 Support supports(const DenseDecode& op, const Execution& on);
 std::size_t workspace_bytes(const DenseDecode& op, const Execution& on);
 void run(const DenseDecode& op, const Execution& on);
+
+/// Parts that a schedule for this operation should have; see flashmla::schedule_parts.
+std::int64_t schedule_parts(const DenseDecode& op, const Execution& on);
 
 Support supports(const MakeSchedule& op, const Execution& on);
 std::size_t workspace_bytes(const MakeSchedule& op, const Execution& on);
