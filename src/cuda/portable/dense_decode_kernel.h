@@ -15,7 +15,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/ptx/control.h"
 #include "cuda/ptx/cp_async.h"
@@ -110,7 +109,10 @@ struct DenseDecodeShared {
   float scores[C::kBuffers][C::kDepthParts][C::kRows * C::kKeys];  ///< logit_offset
   std::uint16_t weights[C::kBuffers][2][C::kRows * C::kKeys];  ///< narrow_row_offset; rounded, and the rest
   float row_factor[C::kBuffers][C::kRows];                     ///< of the sums so far
-  alignas(8) std::uint8_t key_exists[C::kStages][C::kKeys];    ///< 0 or 1
+  /// Whether a factor of a row whose softmax this warp did is not 1.
+  alignas(8) std::uint8_t factor_given[C::kBuffers][C::kWarps];
+  /// Bit `i` of byte `w`: whether row `w + 8 i` of the tile exists.
+  alignas(8) std::uint8_t key_exists[C::kStages][C::kWarps];
   SplitPlace place;
 };
 
@@ -275,7 +277,7 @@ class DenseDecodeBlock {
   FLASHMLA_DEVICE static std::int32_t min(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
 
   FLASHMLA_DEVICE void start_rows() {
-    state_ = {};
+    base_ = tile::kMinusInfinity;
     row_sum_ = 0;
     FLASHMLA_UNROLL
     for (int i = 0; i < C::kRowTiles; ++i) {
@@ -299,55 +301,67 @@ class DenseDecodeBlock {
                                      static_cast<std::uint32_t>(tile) * C::kKeys);
   }
 
-  /// Row `i` of those that a warp loads is row `warp + 8 i` of the tile; lane `l` finds it for `i = l % 4`.
-  FLASHMLA_DEVICE static int loaded_row(const Thread& self, int i) { return self.warp + C::kWarps * i; }
+  /// A warp loads the rows `warp + 8 i` of a tile. Its lanes look up 8 tiles at once, lane `l` the row `i = l
+  /// % 4` of tile `l / 4` of them.
+  static constexpr int kTilesLookedUp = ptx::kWarpSize / kWarpRows;
 
-  /// Reads the page table for a tile that will be loaded; its latency is then not waited for.
+  /// The key that this lane looks up for the 8 tiles from `tile` on; and whether it exists.
+  FLASHMLA_DEVICE bool key_of_lane(const Thread& self, std::int32_t tile, std::int32_t& key) const {
+    const int local = self.lane / kWarpRows * C::kKeys + self.lane % kWarpRows * C::kWarps + self.warp;
+    key = begin_ + tile * C::kKeys + local;
+    return local < keys_from(tile);
+  }
+
+  /// Reads the page table for the 8 tiles from `tile` on, long before they are loaded.
   FLASHMLA_DEVICE void look_up(const Thread& self, std::int32_t tile) {
-    const int key = loaded_row(self, self.lane % kWarpRows);
-    next_block_ = key < keys_from(tile)
-                      ? params_.cache.block_of(shared_.place.rows, begin_ + tile * C::kKeys + key)
-                      : -1;
+    std::int32_t key;
+    next_block_ = key_of_lane(self, tile, key) ? params_.cache.block_of(shared_.place.rows, key) : -1;
+  }
+
+  /// Turns what was looked up into rows.
+  FLASHMLA_DEVICE void find_rows(const Thread& self, std::int32_t tile) {
+    std::int32_t key;
+    row_of_lane_ =
+        key_of_lane(self, tile, key) ? params_.cache.row(shared_.place.rows, next_block_, key) : nullptr;
+    look_up(self, tile + kTilesLookedUp);
   }
 
   /// Starts the copy of a tile into a stage; rows that do not exist become zeros, so that a weight of 0 hides
-  /// them. One group of copies, empty behind the last tile.
+  /// them. One group of copies, empty behind the last tile. Tiles are loaded in order.
   FLASHMLA_DEVICE void load_tile(std::int32_t tile, int stage) {
-    const Thread self = this_thread();
-    const std::int32_t keys = keys_from(tile);
-    if (keys > 0) {
-      const int key = loaded_row(self, self.lane % kWarpRows);
-      const std::uint16_t* row =
-          key < keys ? params_.cache.row(shared_.place.rows, next_block_, begin_ + tile * C::kKeys + key)
-                     : nullptr;
-      if (self.lane < kWarpRows) shared_.key_exists[stage][key] = row != nullptr;
-      look_up(self, tile + 1);
-      copy_rows(self, row, stage);
+    if (keys_from(tile) > 0) {
+      const Thread self = this_thread();
+      if (tile % kTilesLookedUp == 0) find_rows(self, tile);
+      copy_rows(self, tile % kTilesLookedUp * kWarpRows, stage);
     }
     ptx::copy_async_commit();
   }
 
   /// A row has 72 chunks: two rounds of a warp, and a quarter of a round that four rows share.
-  FLASHMLA_DEVICE void copy_rows(const Thread& self, const std::uint16_t* row_of_lane, int stage) {
+  FLASHMLA_DEVICE void copy_rows(const Thread& self, int first_lane, int stage) {
     static_assert(C::kWarps == 8, "all rows of a warp are swizzled alike");
     const int chunk = self.lane ^ self.warp;
     std::uint16_t* to = shared_.keys[stage] + self.warp * kMaxWidth;
-    const auto address = reinterpret_cast<std::uint64_t>(row_of_lane);
-    const auto low = static_cast<std::uint32_t>(address);
-    const auto high = static_cast<std::uint32_t>(address >> 32);
-    const auto row_of = [&](int lane) {
-      return reinterpret_cast<const std::uint16_t*>(std::uint64_t{ptx::shuffle(high, lane)} << 32 |
-                                                    ptx::shuffle(low, lane));
-    };
+    const std::uint32_t exist =
+        ptx::warp_ballot(row_of_lane_ != nullptr) >> first_lane & ((1u << kWarpRows) - 1);
+    if (self.lane == 0) shared_.key_exists[stage][self.warp] = static_cast<std::uint8_t>(exist);
     FLASHMLA_UNROLL
     for (int i = 0; i < kWarpRows; ++i) {
-      const std::uint16_t* row = row_of(i);
+      const std::uint16_t* row = row_of(first_lane + i);
       std::uint16_t* to_row = to + i * C::kWarps * kMaxWidth;
       copy_chunk(to_row + chunk * tile::kChunk, row, self.lane);
       copy_chunk(to_row + (32 + chunk) * tile::kChunk, row, 32 + self.lane);
     }
     std::uint16_t* to_row = to + self.lane / 8 * C::kWarps * kMaxWidth;
-    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, row_of(self.lane / 8), 64 + self.lane % 8);
+    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, row_of(first_lane + self.lane / 8),
+               64 + self.lane % 8);
+  }
+
+  FLASHMLA_DEVICE const std::uint16_t* row_of(int lane) const {
+    const auto address = reinterpret_cast<std::uint64_t>(row_of_lane_);
+    const std::uint32_t low = ptx::shuffle(static_cast<std::uint32_t>(address), lane);
+    const std::uint32_t high = ptx::shuffle(static_cast<std::uint32_t>(address >> 32), lane);
+    return reinterpret_cast<const std::uint16_t*>(std::uint64_t{high} << 32 | low);
   }
 
   FLASHMLA_DEVICE void copy_chunk(std::uint16_t* to, const std::uint16_t* row, int chunk) {
@@ -409,15 +423,16 @@ class DenseDecodeBlock {
 
   FLASHMLA_DEVICE void store_scores(const float (&sums)[C::kScoreTiles][2][4], int first_key, int buffer) {
     const Thread self = this_thread();
-    float* scores = shared_.scores[buffer][depth_part(self.warp)];
+    const int row = row_group(self.warp) * C::kScoreTiles * 16 + self.lane / 4;
+    const int swizzle = tile::logit_swizzle(row);
+    float* scores = shared_.scores[buffer][depth_part(self.warp)] + row * C::kKeys;
     FLASHMLA_UNROLL
-    for (int i = 0; i < C::kScoreTiles; ++i) {
-      const int row = (row_group(self.warp) * C::kScoreTiles + i) * 16 + self.lane / 4;
+    for (int j = 0; j < 2; ++j) {
+      float* to = scores + ((first_key + j * 8 + self.lane % 4 * 2) ^ swizzle);
       FLASHMLA_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        const int column = first_key + j * 8 + self.lane % 4 * 2;
-        store_pair(scores + tile::logit_offset(row, column), sums[i][j][0], sums[i][j][1]);
-        store_pair(scores + tile::logit_offset(row + 8, column), sums[i][j][2], sums[i][j][3]);
+      for (int i = 0; i < C::kScoreTiles; ++i) {
+        store_pair(to + 16 * i * C::kKeys, sums[i][j][0], sums[i][j][1]);
+        store_pair(to + (16 * i + 8) * C::kKeys, sums[i][j][2], sums[i][j][3]);
       }
     }
   }
@@ -440,92 +455,121 @@ class DenseDecodeBlock {
     const Thread self = this_thread();
     const int row = self.index / C::kRowThreads;
     const int first_key = self.index % C::kRowThreads * C::kThreadKeys;
-    float weights[C::kThreadKeys];
-    read_logits(weights, row, first_key, buffer);
-    const std::int32_t visible = row_bound_ - (begin_ + tile * C::kKeys + first_key);
-    const auto exists = *reinterpret_cast<const KeyBytes*>(shared_.key_exists[stage] + first_key);
-    float largest = tile::kMinusInfinity;
+    float logits[C::kThreadKeys];
+    read_logits(logits, row, first_key, buffer);
+    hide_keys(logits, row_bound_ - (begin_ + tile * C::kKeys + first_key), stage, first_key);
+    float largest = logits[0];
     FLASHMLA_UNROLL
-    for (int k = 0; k < C::kThreadKeys; ++k) {
-      const bool seen = (k < visible) & ((exists.bytes[k / 4] >> (k % 4 * 8) & 1) != 0);
-      const float logit = ptx::multiply(weights[k], params_.logit_factor);
-      weights[k] = seen ? logit : tile::kMinusInfinity;
-      largest = ptx::max(largest, weights[k]);
-    }
-    const float factor = state_.advance(largest_in_row(largest));
+    for (int k = 1; k < C::kThreadKeys; ++k) largest = ptx::max(largest, logits[k]);
+    float sum_before = row_sum_;
+    reduce_row(largest, sum_before);
+    const float factor = advance(largest);
     row_sum_ = ptx::multiply(row_sum_, factor);
+    sum_before = ptx::multiply(sum_before, factor);
     if (first_key == 0) shared_.row_factor[buffer][row] = factor;
-    return store_weights(weights, row, first_key, buffer);
+    const bool given = ptx::warp_any(factor != 1);
+    if (self.lane == 0) shared_.factor_given[buffer][self.warp] = given;
+    return store_weights(logits, row, first_key, buffer, sum_before);
   }
 
-  /// One byte a key.
-  struct alignas(C::kThreadKeys) KeyBytes {
-    std::conditional_t<C::kThreadKeys == 2, std::uint16_t, std::uint32_t> bytes[(C::kThreadKeys + 3) / 4];
+  /// Logits of keys that do not exist or that the row does not see become -inf. Most tiles have none.
+  FLASHMLA_DEVICE void hide_keys(float (&logits)[C::kThreadKeys], std::int32_t visible, int stage,
+                                 int first_key) const {
+    const auto exist = *reinterpret_cast<const WarpBytes*>(shared_.key_exists[stage]);
+    constexpr std::uint32_t kAll = 0x0f0f0f0f;
+    if (visible >= C::kThreadKeys && exist.words[0] == kAll && exist.words[1] == kAll) return;
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; ++k) {
+      const int key = first_key + k;
+      const bool exists = (shared_.key_exists[stage][key % C::kWarps] >> key / C::kWarps & 1) != 0;
+      if (k >= visible || !exists) logits[k] = tile::kMinusInfinity;
+    }
+  }
+  struct alignas(8) WarpBytes {
+    std::uint32_t words[C::kWarps / 4];
   };
 
+  /// The row's base follows the largest logit only when that has grown by more than kSlack: sums are then
+  /// rescaled rarely, and weights stay below `2^kSlack`. Returns the factor of all earlier sums.
+  FLASHMLA_DEVICE float advance(float largest) {
+    constexpr float kSlack = 4;
+    if (!(largest > base_ + kSlack)) return 1;
+    const float factor = ptx::exp2_approx(ptx::add(base_, -largest));
+    base_ = largest;
+    return factor;
+  }
+
+  /// In units of log 2, as the base.
   FLASHMLA_DEVICE void read_logits(float (&logits)[C::kThreadKeys], int row, int first_key,
                                    int buffer) const {
+    const int swizzle = tile::logit_swizzle(row);
     FLASHMLA_UNROLL
     for (int k = 0; k < C::kThreadKeys; k += kReadWidth) {
-      const int at = tile::logit_offset(row, first_key + k);
+      const float* from = shared_.scores[buffer][0] + row * C::kKeys + ((first_key + k) ^ swizzle);
       FLASHMLA_UNROLL
       for (int part = 0; part < C::kDepthParts; ++part) {
-        const auto read = *reinterpret_cast<const ReadUnit*>(shared_.scores[buffer][part] + at);
+        const auto read = *reinterpret_cast<const ReadUnit*>(from + part * C::kRows * C::kKeys);
         FLASHMLA_UNROLL
         for (int i = 0; i < kReadWidth; ++i) {
           logits[k + i] = part == 0 ? read.values[i] : ptx::add(logits[k + i], read.values[i]);
         }
       }
     }
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; ++k) logits[k] = ptx::multiply(logits[k], params_.logit_factor);
   }
   static constexpr int kReadWidth = C::kThreadKeys < 4 ? C::kThreadKeys : 4;
   struct alignas(kReadWidth * 4) ReadUnit {
     float values[kReadWidth];
   };
 
-  FLASHMLA_DEVICE static float largest_in_row(float value) {
+  /// The largest and the sum over the threads of a row.
+  FLASHMLA_DEVICE static void reduce_row(float& largest, float& sum) {
     FLASHMLA_UNROLL
     for (int mask = C::kRowThreads / 2; mask > 0; mask /= 2) {
-      value = ptx::max(value, ptx::shuffle_xor(value, mask));
+      largest = ptx::max(largest, ptx::shuffle_xor(largest, mask));
+      sum = ptx::add(sum, ptx::shuffle_xor(sum, mask));
     }
-    return value;
   }
 
-  FLASHMLA_DEVICE static float sum_of_row(float value) {
-    FLASHMLA_UNROLL
-    for (int mask = C::kRowThreads / 2; mask > 0; mask /= 2) {
-      value = ptx::add(value, ptx::shuffle_xor(value, mask));
-    }
-    return value;
-  }
-
-  /// Turns logits into weights; stores both halves of them.
-  FLASHMLA_DEVICE bool store_weights(const float (&logits)[C::kThreadKeys], int row, int first_key,
-                                     int buffer) {
-    const float base = state_.subtrahend();
-    float sum = 0;
-    float largest_rest = 0;
+  /// Turns logits into weights and stores both halves of them. `sum_before` is the sum of the row's weights
+  /// in tiles before.
+  FLASHMLA_DEVICE bool store_weights(float (&weights)[C::kThreadKeys], int row, int first_key, int buffer,
+                                     float sum_before) {
+    const float subtrahend = base_ == tile::kMinusInfinity ? 0 : base_;
     WeightUnit rounded;
-    WeightUnit rest;
     FLASHMLA_UNROLL
-    for (int k = 0; k < C::kThreadKeys; k += 2) {
-      const float low = ptx::exp2_approx(ptx::add(logits[k], -base));
-      const float high = ptx::exp2_approx(ptx::add(logits[k + 1], -base));
-      const std::uint32_t packed = Float::pack(low, high);
-      const float low_rest = ptx::add(low, -Float::low(packed));
-      const float high_rest = ptx::add(high, -Float::high(packed));
-      rounded.pairs[k / 2] = packed;
-      rest.pairs[k / 2] = Float::pack(low_rest, high_rest);
-      sum = ptx::add(sum, ptx::add(low, high));
-      largest_rest = ptx::max(largest_rest, ptx::max(__builtin_fabsf(low_rest), __builtin_fabsf(high_rest)));
+    for (int k = 0; k < C::kThreadKeys; ++k) {
+      weights[k] = ptx::exp2_approx(ptx::add(weights[k], -subtrahend));
+      row_sum_ = ptx::add(row_sum_, weights[k]);
     }
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; k += 2)
+      rounded.pairs[k / 2] = Float::pack(weights[k], weights[k + 1]);
+    WeightUnit rest;
+    const bool rest_matters = rest_of(weights, rounded, ptx::multiply(sum_before, kNegligible), rest);
     const int at = tile::narrow_row_offset(row, first_key / tile::kChunk) + first_key % tile::kChunk;
     *reinterpret_cast<WeightUnit*>(shared_.weights[buffer][0] + at) = rounded;
     *reinterpret_cast<WeightUnit*>(shared_.weights[buffer][1] + at) = rest;
-    row_sum_ = ptx::add(row_sum_, sum);
-    state_.sum = ptx::add(state_.sum, sum_of_row(sum));
-    return largest_rest > kNegligible * state_.sum;
+    return rest_matters;
   }
+
+  struct WeightUnit;
+
+  /// What rounding took from weights; returns whether one of them is more than `negligible`.
+  FLASHMLA_DEVICE static bool rest_of(const float (&weights)[C::kThreadKeys], const WeightUnit& rounded,
+                                      float negligible, WeightUnit& rest) {
+    float largest = 0;
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; k += 2) {
+      const float low = ptx::add(weights[k], -Float::low(rounded.pairs[k / 2]));
+      const float high = ptx::add(weights[k + 1], -Float::high(rounded.pairs[k / 2]));
+      rest.pairs[k / 2] = Float::pack(low, high);
+      largest = ptx::max(largest, ptx::max(__builtin_fabsf(low), __builtin_fabsf(high)));
+    }
+    return largest > negligible;
+  }
+
   struct alignas(C::kThreadKeys * 2) WeightUnit {
     std::uint32_t pairs[C::kThreadKeys / 2];
   };
@@ -543,14 +587,12 @@ class DenseDecodeBlock {
 
   FLASHMLA_DEVICE void rescale(int buffer) {
     const Thread self = this_thread();
+    const auto given = *reinterpret_cast<const WarpBytes*>(shared_.factor_given[buffer]);
+    if ((given.words[0] | given.words[1]) == 0) return;
     float factors[2 * C::kRowTiles];
-    bool all_one = true;
     FLASHMLA_UNROLL
-    for (int i = 0; i < 2 * C::kRowTiles; ++i) {
-      factors[i] = shared_.row_factor[buffer][i * 8 + self.lane / 4];
-      all_one = all_one && factors[i] == 1;
-    }
-    if (ptx::warp_any(!all_one)) scale_rows(factors);
+    for (int i = 0; i < 2 * C::kRowTiles; ++i) factors[i] = shared_.row_factor[buffer][i * 8 + self.lane / 4];
+    scale_rows(factors);
   }
 
   FLASHMLA_DEVICE void scale_rows(const float (&factors)[2 * C::kRowTiles]) {
@@ -621,7 +663,7 @@ class DenseDecodeBlock {
         shared_.keys[stage][key * kMaxWidth + column] = 0;
       }
     }
-    for (int row = self.index; row < C::kRows; row += C::kThreads) shared_.row_factor[buffer][row] = 1;
+    if (self.lane == 0) shared_.factor_given[buffer][self.warp] = 0;
     ptx::sync_block();
   }
 
@@ -668,14 +710,16 @@ class DenseDecodeBlock {
 
   FLASHMLA_DEVICE void finish_sums(std::int64_t seq, bool whole, std::int64_t slot) {
     const Thread self = this_thread();
-    const float sum = sum_of_row(row_sum_);
+    float sum = row_sum_;
+    float base = base_;
+    reduce_row(base, sum);
     const bool sees_nothing = sum == 0;
     if (self.index % C::kRowThreads != 0) return;
     const int tile_row = self.index / C::kRowThreads;
     shared_.row_factor[0][tile_row] = sees_nothing ? 0 : 1 / sum;
     const std::int32_t row = row_begin_ + tile_row;
     if (row >= params_.rows) return;
-    const float lse = sees_nothing ? tile::kMinusInfinity : state_.base + ptx::log2_approx(sum);
+    const float lse = sees_nothing ? tile::kMinusInfinity : base + ptx::log2_approx(sum);
     if (whole) {
       float* to = params_.lse + seq * params_.lse_strides[0] + query_head(row) * params_.lse_strides[1] +
                   params_.group.quotient(row) * params_.lse_strides[2];
@@ -732,12 +776,13 @@ class DenseDecodeBlock {
   std::int32_t begin_ = 0;  ///< keys of the split that any row of the tile sees
   std::int32_t end_ = 0;
   std::int32_t row_bound_ = 0;    ///< the first key that this thread's row of the softmax does not see
-  std::int32_t next_block_ = -1;  ///< of the tile to load next
+  std::int32_t next_block_ = -1;  ///< of the row that this lane looked up
+  const std::uint16_t* row_of_lane_ = nullptr;
 
   std::uint32_t q_[C::kScoreTiles][C::kDepthSteps][4];
   float out_[C::kRowTiles][kColumnTiles][4];
-  tile::RowState state_;
-  float row_sum_ = 0;  ///< this thread's share of the row's sum
+  float base_ = tile::kMinusInfinity;  ///< a weight is 2^(x - base) for a logit x in units of log 2
+  float row_sum_ = 0;                  ///< this thread's share of the row's sum
 };
 
 template <class C>
