@@ -201,6 +201,20 @@ TEST(MatrixUnitTile, HasTheBitsOfTheStep) {
   }
 }
 
+TEST(MatrixUnitTile, TheLargestSumsFit) {
+  // 16 products of almost 4, each almost 2^27 units of the last bit kept.
+  for (const float sign : {1.0f, -1.0f}) {
+    const Codes a = codes(OperandType::kBf16, std::vector<float>(16, sign * 0x1.fep0f));
+    const Codes b = codes(OperandType::kBf16, std::vector<float>(16 * 8, 0x1.fep0f));
+    std::vector<float> accumulators(8, sign * 0x1.fffffep0f);
+    const float expected = product_step(OperandType::kBf16, a, a, accumulators[0] * sign) * sign;
+    EXPECT_GT(expected * sign, 65.0f);
+    multiply_step(OperandType::kBf16, {.rows = 1, .columns = 8, .depth = 16}, a.data(), b.data(),
+                  accumulators.data());
+    for (const float sum : accumulators) EXPECT_EQ(sum, expected);
+  }
+}
+
 TEST(MatrixUnitTile, StaysWithinTheModelsDistanceFromFloat64) {
   const OperandType type = OperandType::kBf16;
   std::mt19937_64 random(11);
