@@ -168,10 +168,10 @@ void multiply_lanes(const DecodedA& a, int row, const DecodedB& b, int depth, fl
       emax[n] = std::max(emax[n], static_cast<std::int16_t>(a.exponent[row][k] + b.exponent[k][n]));
     }
   }
-  // Products are below 4 * 2^emax, 2^27 units: eight of them fit 32 bits.
+  // Products are below 4 * 2^emax, 2^27 units: the sum of sixteen is below 2^31.
   constexpr int kFloatBias = 127;
   constexpr int kUnits = kFloatBias + kAlignmentBits - 2 * format_of(kType).fraction_bits;
-  std::array<std::array<std::int32_t, kLanes>, 2> sums{};
+  std::array<std::int32_t, kLanes> sums{};
   for (int k = 0; k < depth; ++k) {
     const float significand = a.significand[row][k];
     const std::int16_t exponent = a.exponent[row][k];
@@ -180,14 +180,12 @@ void multiply_lanes(const DecodedA& a, int row, const DecodedB& b, int depth, fl
       const auto biased = std::max<std::int16_t>(
           static_cast<std::int16_t>(exponent + b.exponent[k][n] - emax[n] + kUnits), std::int16_t{0});
       const auto factor = std::bit_cast<float>(static_cast<std::int32_t>(biased) << 23);
-      sums[k / 8][n] += static_cast<std::int32_t>(significand * b.significand[k][n] * factor);
+      sums[n] += static_cast<std::int32_t>(significand * b.significand[k][n] * factor);
     }
   }
   for (int n = 0; n < kLanes; ++n) {
     const bool all_zero = emax[n] <= kNoExponent / 2;
-    accumulators[n] =
-        all_zero ? 0.0f
-                 : finish(static_cast<std::int64_t>(sums[0][n]) + sums[1][n], accumulators[n], emax[n]);
+    accumulators[n] = all_zero ? 0.0f : finish(sums[n], accumulators[n], emax[n]);
   }
 }
 
