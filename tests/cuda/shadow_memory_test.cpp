@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "cuda/emulator/vector_clock.h"
@@ -29,7 +31,7 @@ class SharedMemoryTest : public testing::Test {
     return {kEngine, engine_time, &issuer.knowledge(), Proxy::kAsync, site};
   }
 
-  static void barrier(std::vector<ThreadClock*> threads) {
+  static void barrier(std::initializer_list<ThreadClock*> threads) {
     Knowledge all;
     for (ThreadClock* thread : threads) thread->release(all);
     for (ThreadClock* thread : threads) thread->acquire(all);

@@ -97,7 +97,7 @@ SourceLine Sites::source_line_of(Site site) const {
 }
 
 std::string describe(const Conflict& conflict, const std::string& other, const SourceLine& other_place) {
-  const std::string access =
+  std::string access =
       std::string(name_of(conflict.access)) + " of shared memory at byte " + std::to_string(conflict.offset);
   const std::string earlier =
       std::string("the ") + name_of(conflict.other_access) + " of " + other + ", " + describe(other_place);
