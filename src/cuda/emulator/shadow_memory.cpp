@@ -3,6 +3,7 @@
 #include "cuda/emulator/shadow_memory.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace flashmla::emulator {
 namespace {
@@ -57,10 +58,11 @@ std::optional<Conflict> ShadowMemory::atomic(const Accessor& by, std::size_t off
 
 void ShadowMemory::clear() {
   std::ranges::fill(lines_, Cell{});
-  split_lines_.clear();
-  free_split_lines_.clear();
-  sets_.clear();
-  free_sets_.clear();
+  // All sets are free again, with their memory: the next block needs as many.
+  free_sets_.resize(sets_.size());
+  std::iota(free_sets_.begin(), free_sets_.end(), 0u);
+  free_split_lines_.resize(split_lines_.size());
+  std::iota(free_split_lines_.begin(), free_split_lines_.end(), 0u);
 }
 
 template <Access kAccess>
