@@ -1,4 +1,4 @@
-// Places in reports: from program counters, from source locations, and in words.
+// Places in the source: from program counters, from source locations, and as numbers.
 #include "cuda/emulator/place.h"
 
 #include <gtest/gtest.h>
@@ -85,21 +85,6 @@ TEST(Sites, AfterTheLastNumberPlacesAreUnknown) {
   for (int i = 0; i < 65535; ++i) ASSERT_NE(sites.site_of(static_cast<const void*>(&bytes[i])), 0);
   EXPECT_EQ(sites.site_of(static_cast<const void*>(&bytes[65535])), 0);
   EXPECT_EQ(sites.site_of(static_cast<const void*>(&bytes[0])), 1) << "earlier ones stay known";
-}
-
-TEST(ConflictText, NamesBothAccesses) {
-  const SourceLine line{"kernel", "attend.cu", 17};
-  Conflict conflict{.kind = Conflict::Kind::kUnordered, .access = Access::kRead, .offset = 128, .other = {}};
-  EXPECT_EQ(describe(conflict, "thread (3,0,0)", line),
-            "read of shared memory at byte 128, which is not ordered after the write of thread (3,0,0), "
-            "attend.cu:17");
-  conflict.kind = Conflict::Kind::kMissingProxyFence;
-  EXPECT_EQ(
-      describe(conflict, "thread (3,0,0)", line),
-      "read of shared memory at byte 128 by the async proxy, which cannot see the write of thread (3,0,0), "
-      "attend.cu:17: the writer must call fence_async_proxy() before it synchronizes");
-  conflict.kind = Conflict::Kind::kUninitialized;
-  EXPECT_EQ(describe(conflict, "", {}), "read of shared memory at byte 128, which nobody has written");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Places in the source: debug information by libbacktrace, and the words of a report.
+// Places in the source: debug information by libbacktrace, and numbers for places.
 #include "cuda/emulator/place.h"
 
 #include <backtrace.h>
@@ -33,18 +33,6 @@ int take_line(void* result, std::uintptr_t, const char* file, int line, const ch
   if (file == nullptr) return 0;
   *static_cast<SourceLine*>(result) = {function != nullptr ? demangled(function) : "", file, line};
   return 1;
-}
-
-const char* name_of(Access access) {
-  switch (access) {
-    case Access::kRead:
-      return "read";
-    case Access::kWrite:
-      return "write";
-    case Access::kAtomic:
-      return "atomic access";
-  }
-  return "";
 }
 
 }  // namespace
@@ -94,23 +82,6 @@ SourceLine Sites::source_line_of(Site site) const {
   const Key& key = keys_[site - 1u];
   if (key.line == 0) return emulator::source_line_of(key.pointer);
   return {"", static_cast<const char*>(key.pointer), static_cast<int>(key.line)};
-}
-
-std::string describe(const Conflict& conflict, const std::string& other, const SourceLine& other_place) {
-  std::string access =
-      std::string(name_of(conflict.access)) + " of shared memory at byte " + std::to_string(conflict.offset);
-  const std::string earlier =
-      std::string("the ") + name_of(conflict.other_access) + " of " + other + ", " + describe(other_place);
-  switch (conflict.kind) {
-    case Conflict::Kind::kUninitialized:
-      return access + ", which nobody has written";
-    case Conflict::Kind::kUnordered:
-      return access + ", which is not ordered after " + earlier;
-    case Conflict::Kind::kMissingProxyFence:
-      return access + " by the async proxy, which cannot see " + earlier +
-             ": the writer must call fence_async_proxy() before it synchronizes";
-  }
-  return access;
 }
 
 }  // namespace flashmla::emulator

@@ -65,9 +65,4 @@ class Sites {
   std::array<Recent, 256> recent_;  // by hash: most accesses need no look into the map
 };
 
-/// What is wrong with an access, for a report that begins with who made it and where: `read of shared memory
-/// at byte 128, which is not ordered after the write of thread (3,0,0), file:line`. `other` names the owner
-/// of the other access, which was at `other_place`.
-std::string describe(const Conflict& conflict, const std::string& other, const SourceLine& other_place);
-
 }  // namespace flashmla::emulator
