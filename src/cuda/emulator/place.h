@@ -25,7 +25,7 @@ std::string describe(const SourceLine& place);
 SourceLine source_line_of(const std::source_location& location);
 
 /// The place of the call that returns to `return_address`; of the innermost function where some are inlined.
-/// Needs debug information (-g1). Takes milliseconds at first: it reads that of the whole program.
+/// Needs debug information (-g1). The first call reads that of the whole program.
 SourceLine source_line_of(const void* return_address);
 
 /// Numbers for the places of accesses, small enough to be kept for each byte. Numbering is fast; what a
