@@ -1,6 +1,4 @@
 // Kernels with faults that hardware often forgives, and that the emulator must find under every seed.
-#include "planted_faults.h"
-
 #include <cstdint>
 
 #include "cuda/ptx/bulk_copy.h"
@@ -13,6 +11,7 @@
 #include "cuda/ptx/target.h"
 #include "cuda/ptx/threads.h"
 #include "cuda/ptx/wgmma.h"
+#include "planted_faults.h"
 
 namespace flashmla::planted {
 namespace {
@@ -157,7 +156,10 @@ void read_ring(Ring& ring, const Params& params, RingFault fault) {
   for (int tile = 0; tile < kTiles; ++tile) {
     const int slot = tile % 2;
     const std::uint32_t parity = static_cast<std::uint32_t>(tile / 2) & 1;
-    ring.full[fault == RingFault::kWrongStage ? 0 : slot].wait(fault == RingFault::kFullPhase ? parity ^ 1 : parity);
+    ptx::Barrier& full = ring.full[fault == RingFault::kWrongStage ? 0 : slot];
+    // Depending on the schedule, the wait never ends or ends too early.
+    if (fault == RingFault::kFullPhase) line_of_fault = __LINE__ + 1;
+    full.wait(fault == RingFault::kFullPhase ? parity ^ 1 : parity);
     if (fault == RingFault::kEarlyRelease) ring.empty[slot].arrive();
     if (fault != RingFault::kEmptyPhase) line_of_fault = __LINE__ + 1;
     for (int i = lane; i < 128; i += 32) params.out[128 * tile + i] = ring.slots[slot][i];
@@ -301,7 +303,9 @@ struct Operands {
   alignas(1024) std::uint16_t b[2][8][8];     // k / 8, n % 8, k % 8
 };
 
-std::uint16_t to_bf16(float x) { return static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, x) >> 16); }
+std::uint16_t to_bf16(float x) {
+  return static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, x) >> 16);
+}
 
 constexpr std::uint16_t kOne = 0x3f80;  // bf16
 
@@ -354,7 +358,7 @@ __global__ void overwrite_under_product(const __grid_constant__ Params params) {
   ptx::wgmma_commit();
   if (!params.faulty) ptx::wgmma_wait<0>();
   ptx::sync_block();
-  operands.a[0][0][0][thread() % 8] = kOne;
+  if (thread() == 0) operands.a[0][0][0][0] = kOne;
   ptx::wgmma_wait<0>();
   write_product(params, d);
 }
@@ -431,7 +435,8 @@ __global__ void exit_before_peer_reads(const __grid_constant__ Params params) {
   if (rank == 0 || !params.faulty) {
     const float* const peer = ptx::peer_shared(shared.numbers[0], rank ^ 1);
     // Long enough for the other block to end.
-    for (int i = 0; i < 100 && params.faulty; ++i) ptx::load_acquire(reinterpret_cast<const std::uint32_t*>(params.in));
+    for (int i = 0; i < 100 && params.faulty; ++i)
+      ptx::load_acquire(reinterpret_cast<const std::uint32_t*>(params.in));
     FAULT_HERE params.out[128 * rank + static_cast<std::uint32_t>(thread())] = peer[thread()];
   }
   if (params.faulty) return;

@@ -39,10 +39,8 @@ class Launch {
                                         .sizes = {32, kNumbers / 32},
                                         .stride_bytes = {0, 32 * sizeof(float)},
                                         .box = {32, 16}};
-    const planted::Params params{.in = in_.data(),
-                                 .out = out_.data(),
-                                 .map = emulator::encode_tensor_map(layout),
-                                 .faulty = faulty};
+    const planted::Params params{
+        .in = in_.data(), .out = out_.data(), .map = emulator::encode_tensor_map(layout), .faulty = faulty};
     planted::clear_mark();
     emulator::launch(planted.kernel, planted.name, planted.config, params);
   }
@@ -85,7 +83,7 @@ TEST_P(PlantedFault, IsFoundUnderEverySeedAndMode) {
       const std::string text = failure_of(GetParam(), {.seed = seed, .mode = mode, .checked = true});
       std::ostringstream place;
       place << planted::file_name() << ':' << planted::marked_line();
-      EXPECT_NE(text.find(place.str()), std::string::npos) << "expected " << place.str() <<", got: " << text;
+      EXPECT_NE(text.find(place.str()), std::string::npos) << "expected " << place.str() << ", got: " << text;
       EXPECT_NE(text.find(GetParam().name), std::string::npos) << text;
     }
   }
@@ -96,8 +94,8 @@ TEST_P(PlantedFault, WithoutTheFaultNothingIsFound) {
     if (checked && !emulator::kSeesAccesses) continue;
     for (const Mode mode : kModes) {
       for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
-        SCOPED_TRACE(testing::Message() << "mode " << static_cast<int>(mode) << ", seed " << seed << ", checked "
-                                        << checked);
+        SCOPED_TRACE(testing::Message()
+                     << "mode " << static_cast<int>(mode) << ", seed " << seed << ", checked " << checked);
         Launch launch;
         ASSERT_NO_THROW(launch.run(GetParam(), false, {.seed = seed, .mode = mode, .checked = checked}));
         launch.expect_result(GetParam());

@@ -23,7 +23,9 @@ std::uint16_t to_bf16(float x) { return std::isnan(x) ? 0x7fff : flashmla::float
 std::uint16_t to_f16(float x) { return std::isnan(x) ? 0x7fff : flashmla::float_to_f16(x); }
 std::uint8_t to_e4m3(float x) { return std::isnan(x) ? 0x7f : flashmla::float_to_e4m3(x); }
 
-std::uint16_t e4m3_code_to_f16(std::uint32_t code) { return to_f16(flashmla::e4m3_to_float(static_cast<std::uint8_t>(code))); }
+std::uint16_t e4m3_code_to_f16(std::uint32_t code) {
+  return to_f16(flashmla::e4m3_to_float(static_cast<std::uint8_t>(code)));
+}
 
 }  // namespace
 

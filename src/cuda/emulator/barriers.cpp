@@ -25,8 +25,8 @@ void complete_phase_if_due(MemoryBarrier& barrier, const Thread& thread, const L
   if (barrier.bytes < 0) {
     const bool known = barrier.expected_by != nullptr;
     fail(known ? *barrier.expected_by : thread, known ? barrier.expected_at : place,
-         "copies bring " + std::to_string(-barrier.bytes) + " bytes more than the mbarrier expects; the last is at " +
-             describe(place));
+         "copies bring " + std::to_string(-barrier.bytes) +
+             " bytes more than the mbarrier expects; the last is at " + describe(place));
   }
   // Copies that are not over yet are not part of what a wait makes visible.
   const auto oldest = std::ranges::min_element(barrier.copies_pending);
@@ -160,8 +160,9 @@ void meet_at_named_barrier(int id, int threads, bool waits, const Location& plac
   const auto expected = static_cast<std::uint32_t>(threads);
   if (id < 1 || id >= NamedBarriers::kCount) fail(thread, place, "there is no barrier " + std::to_string(id));
   if (threads <= 0 || expected % kWarpSize != 0 || expected > thread.block->size) {
-    fail(thread, place, barrier_name(id) + " for " + std::to_string(threads) + " threads of a block of " +
-                            std::to_string(thread.block->size));
+    fail(thread, place,
+         barrier_name(id) + " for " + std::to_string(threads) + " threads of a block of " +
+             std::to_string(thread.block->size));
   }
   thread.block->barriers.arrive(thread, id, expected, waits, false, place);
 }
@@ -273,7 +274,8 @@ void barrier_init(void* barrier, std::uint32_t count, Location place) {
   check_aligned(thread, barrier, kBarrierBytes, place);
   Block& block = check_shared(thread, barrier, kBarrierBytes, place);
   if (&block != thread.block) fail(thread, place, "an mbarrier of another block can't be initialized");
-  if (count == 0 || count >= 1u << 20) fail(thread, place, "an mbarrier for " + std::to_string(count) + " arrivals");
+  if (count == 0 || count >= 1u << 20)
+    fail(thread, place, "an mbarrier for " + std::to_string(count) + " arrivals");
   const std::uint32_t offset = offset_in(block, barrier);
   if (block.memory_barriers.find(offset) != nullptr) {
     fail(thread, place, "an mbarrier is initialized again without being invalidated");

@@ -5,10 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include "cuda/emulator/origin.h"
 #include <unordered_map>
 #include <vector>
 
+#include "cuda/emulator/origin.h"
 #include "cuda/emulator/race_checks.h"
 
 namespace flashmla::emulator {
@@ -21,8 +21,8 @@ class NamedBarriers {
  public:
   static constexpr int kCount = 16;
 
-  /// Counts the thread. If it is not the last and `waits`, suspends it until the last has come. `predicate` is
-  /// or-ed over all threads that come; the result is for those that wait.
+  /// Counts the thread. If it is not the last and `waits`, suspends it until the last has come. `predicate`
+  /// is or-ed over all threads that come; the result is for those that wait.
   bool arrive(Thread& thread, int id, std::uint32_t expected, bool waits, bool predicate,
               const Location& place);
 
@@ -108,8 +108,8 @@ class MemoryBarriers {
   std::unordered_map<std::uint32_t, MemoryBarrier> barriers_;
 };
 
-/// The barrier at this address. Fails unless it is initialized and its initialization is visible to this thread,
-/// and to asynchronous units if one of them will use it.
+/// The barrier at this address. Fails unless it is initialized and its initialization is visible to this
+/// thread, and to asynchronous units if one of them will use it.
 MemoryBarrier& barrier_at(const Thread& thread, const void* address, Proxy proxy, const Location& place);
 
 /// Counts the bytes of a copy that has been carried out; `time` is that of its start on the barrier's clock.

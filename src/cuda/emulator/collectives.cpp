@@ -16,9 +16,7 @@ bool same_place(const Location& a, const Location& b) {
   return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
 }
 
-std::uint32_t all_lanes(const Warp& warp) {
-  return warp.size == kWarpSize ? ~0u : (1u << warp.size) - 1;
-}
+std::uint32_t all_lanes(const Warp& warp) { return warp.size == kWarpSize ? ~0u : (1u << warp.size) - 1; }
 
 /// One of the lanes that have come.
 const Thread& waiting_lane(const Warp& warp, const Rendezvous& rendezvous) {
@@ -29,8 +27,8 @@ void check_arrival(const Thread& thread, const char* name, const Location& place
   const Warp& warp = *thread.warp;
   if (warp.ended != 0) {
     fail(thread, place,
-         std::string(name) + " needs the whole warp, but " + describe(warp.threads[std::countr_zero(warp.ended)]) +
-             " has ended");
+         std::string(name) + " needs the whole warp, but " +
+             describe(warp.threads[std::countr_zero(warp.ended)]) + " has ended");
   }
   if (!warp.rendezvous) return;
   const Rendezvous& open = *warp.rendezvous;
@@ -102,7 +100,8 @@ void check_exit_of_warp(Thread& thread) {
   const Warp& warp = *thread.warp;
   if (!warp.rendezvous) return;
   const Rendezvous& open = *warp.rendezvous;
-  fail(thread, open.place, "this thread ends while " + describe(waiting_lane(warp, open)) + " waits for it in " + open.name);
+  fail(thread, open.place,
+       "this thread ends while " + describe(waiting_lane(warp, open)) + " waits for it in " + open.name);
 }
 
 void sync_warp(Location place) { meet_in_warp("sync_warp", place, nullptr, combine_sync); }

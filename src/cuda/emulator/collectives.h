@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+
 #include "cuda/emulator/origin.h"
 
 namespace flashmla::emulator {
@@ -14,8 +15,8 @@ struct Warp;
 struct Rendezvous {
   const char* name;
   Location place;
-  std::uint32_t arrived = 0;             // a bit for each lane
-  std::array<void*, 32> operands = {};   // of each lane, on its stack
+  std::uint32_t arrived = 0;            // a bit for each lane
+  std::array<void*, 32> operands = {};  // of each lane, on its stack
 };
 
 /// What is computed when all lanes have come, from operands that lanes gave.

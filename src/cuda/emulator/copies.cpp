@@ -34,7 +34,8 @@ T take_any(std::vector<T>& from, Random& random) {
 /// Carries out all operations up to a time, in any order.
 template <class T, class Perform>
 void finish(std::vector<T>& pending, Time done, Random& random, Perform&& perform) {
-  const auto later = std::partition(pending.begin(), pending.end(), [&](const T& op) { return op.time <= done; });
+  const auto later =
+      std::partition(pending.begin(), pending.end(), [&](const T& op) { return op.time <= done; });
   std::vector<T> due(pending.begin(), later);
   pending.erase(pending.begin(), later);
   while (!due.empty()) perform(take_any(due, random));
@@ -94,15 +95,17 @@ Time Groups::over(int pending) const {
 
 // --- cp.async ---
 
-void ThreadCopies::issue(Thread& thread, void* shared, const void* global, std::uint32_t size, std::uint32_t bytes,
-                         const Location& place) {
+void ThreadCopies::issue(Thread& thread, void* shared, const void* global, std::uint32_t size,
+                         std::uint32_t bytes, const Location& place) {
   if (bytes > size) {
-    fail(thread, place, "cp.async of " + std::to_string(bytes) + " out of " + std::to_string(size) + " bytes");
+    fail(thread, place,
+         "cp.async of " + std::to_string(bytes) + " out of " + std::to_string(size) + " bytes");
   }
   check_aligned(thread, shared, size, place);
   check_aligned(thread, global, size, place);
   check_global(thread, global, bytes, place);
-  check_access(thread, groups_.engine(thread, "cp.async", Proxy::kGeneric), shared, size, Access::kWrite, place);
+  check_access(thread, groups_.engine(thread, "cp.async", Proxy::kGeneric), shared, size, Access::kWrite,
+               place);
   pending_.push_back({.shared = static_cast<std::byte*>(shared),
                       .global = static_cast<const std::byte*>(global),
                       .size = size,
@@ -131,7 +134,8 @@ void ThreadCopies::arrive_after(Thread& thread, void* barrier, const Location& p
 
 void ThreadCopies::arrive_where_due() {
   std::erase_if(arrivals_, [&](const Arrival& arrival) {
-    if (std::ranges::any_of(pending_, [&](const Copy& copy) { return copy.time <= arrival.time; })) return false;
+    if (std::ranges::any_of(pending_, [&](const Copy& copy) { return copy.time <= arrival.time; }))
+      return false;
     count_arrival(arrival.barrier, groups_.owner(), arrival.time, arrival.origin);
     return true;
   });
@@ -148,8 +152,8 @@ void ThreadCopies::wait(Thread& thread, int pending) {
 
 void copy_async(void* shared, const void* global, int size, int bytes, Location place) {
   Thread& thread = current_thread();
-  thread.copies.issue(thread, shared, global, static_cast<std::uint32_t>(size), static_cast<std::uint32_t>(bytes),
-                      place);
+  thread.copies.issue(thread, shared, global, static_cast<std::uint32_t>(size),
+                      static_cast<std::uint32_t>(bytes), place);
 }
 
 void barrier_arrive_after_copies(void* barrier, Location place) {
@@ -175,13 +179,16 @@ void ThreadStores::issue(const Store& store) {
   } else {
     check_aligned(thread, store.shared, kBulkAlignment, place);
     check_aligned(thread, store.global, kBulkAlignment, place);
-    if (store.bytes % kBulkAlignment != 0) fail(thread, place, "a bulk copy of a number of bytes that 16 does not divide");
+    if (store.bytes % kBulkAlignment != 0)
+      fail(thread, place, "a bulk copy of a number of bytes that 16 does not divide");
     check_global(thread, store.global, store.bytes, place);
   }
-  check_access(thread, groups_.engine(thread, "bulk store", Proxy::kAsync), store.shared, store.bytes, Access::kRead,
-               place);
+  check_access(thread, groups_.engine(thread, "bulk store", Proxy::kAsync), store.shared, store.bytes,
+               Access::kRead, place);
   pending_.push_back(store);
   pending_.back().time = groups_.now();
+  last_place_ = place;
+  last_time_ = groups_.now();
   agenda_ = &thread.cluster->agenda();
   schedule(*this, *thread.cluster);
 }
@@ -214,12 +221,14 @@ void ThreadStores::wait(Thread& thread, int pending) {
   const Time done = groups_.over(pending);
   finish(pending_, done, thread.cluster->random(), perform);
   if (pending_.empty()) agenda_->remove(*this);
+  waited_ = done;
   acquire(thread, groups_.owner(), done);
 }
 
 void ThreadStores::check_exit(const Thread& thread) const {
-  if (pending_.empty()) return;
-  fail(thread, pending_.front().origin.place, "this thread ends while its bulk store still reads shared memory");
+  if (last_time_ <= waited_) return;
+  fail(thread, last_place_,
+       "this thread ends without a wait for its bulk store, which may still read shared memory");
 }
 
 void store_bulk(void* global, const void* shared, std::uint32_t bytes, Location place) {
@@ -269,9 +278,11 @@ void BulkCopies::issue(const Copy& copy) {
   const Location& place = copy.origin.place;
   check_aligned(thread, copy.shared, copy.source == nullptr ? kBoxAlignment : kBulkAlignment, place);
   check_aligned(thread, copy.source, kBulkAlignment, place);
-  if (copy.bytes % kBulkAlignment != 0) fail(thread, place, "a bulk copy of a number of bytes that 16 does not divide");
+  if (copy.bytes % kBulkAlignment != 0)
+    fail(thread, place, "a bulk copy of a number of bytes that 16 does not divide");
   MemoryBarrier& barrier = barrier_at(thread, copy.barrier, Proxy::kAsync, place);
-  const Engine engine{.owner = barrier.copies_owner, .time = ++barrier.copies_started, .proxy = Proxy::kAsync};
+  const Engine engine{
+      .owner = barrier.copies_owner, .time = ++barrier.copies_started, .proxy = Proxy::kAsync};
   if (copy.source == nullptr) {
     check_box(copy.box, copy.origin);
   } else if (thread.cluster->block_at(copy.source) != nullptr) {
@@ -299,13 +310,14 @@ void BulkCopies::perform_one(Random& random) {
     std::memcpy(copy.shared, copy.source, copy.bytes);
   } else {
     const std::uint32_t bytes = copy.box.layout.element_bytes;
-    for_each_element(copy.box, copy.shared, offset_in(block, copy.shared), [&](std::byte* image, std::byte* global) {
-      if (global != nullptr) {
-        std::memcpy(image, global, bytes);
-      } else {
-        std::memset(image, 0, bytes);
-      }
-    });
+    for_each_element(copy.box, copy.shared, offset_in(block, copy.shared),
+                     [&](std::byte* image, std::byte* global) {
+                       if (global != nullptr) {
+                         std::memcpy(image, global, bytes);
+                       } else {
+                         std::memset(image, 0, bytes);
+                       }
+                     });
   }
   count_copy(block, copy.barrier, copy.time, copy.bytes, copy.origin);
 }
@@ -332,8 +344,8 @@ void copy_bulk_to_peer(void* shared_of_peer, const void* shared, std::uint32_t b
        .origin = {&thread, place}});
 }
 
-void copy_box(void* shared, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions, void* barrier,
-              std::uint16_t ranks, Location place) {
+void copy_box(void* shared, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions,
+              void* barrier, std::uint16_t ranks, Location place) {
   Thread& thread = current_thread();
   const Box box = box_of(thread, map, corner, dimensions, place);
   const std::uint32_t targets = ranks == 0 ? 1u << thread.block->rank : ranks;

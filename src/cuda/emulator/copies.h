@@ -12,7 +12,8 @@
 
 namespace flashmla::emulator {
 
-/// The groups of operations that a thread waits for, and their clock, which goes one step at the end of a group.
+/// The groups of operations that a thread waits for, and their clock, which goes one step at the end of a
+/// group.
 class Groups {
  public:
   /// The operations that come next are checked as those of `what`.
@@ -85,7 +86,8 @@ class ThreadStores : public Agent {
   void commit() { groups_.commit(); }
   void wait(Thread& thread, int pending);
   void perform_one(Random& random) override;
-  /// Fails if shared memory would go away under a store.
+  /// Fails if the thread has not waited until its stores have read shared memory, which goes away with the
+  /// block.
   void check_exit(const Thread& thread) const;
 
  private:
@@ -93,6 +95,9 @@ class ThreadStores : public Agent {
 
   Groups groups_;
   std::vector<Store> pending_;
+  Location last_place_;
+  Time last_time_ = 0;
+  Time waited_ = 0;
   Agenda* agenda_ = nullptr;
 };
 

@@ -68,7 +68,7 @@ std::string describe_deadlock(Cluster& cluster) {
     const auto& [rank, place, what] = key;
     Block& block = cluster.block(rank);
     out << "\n  block " << text(block.index) << ", " << group.count
-         << (group.count == 1 ? " thread " : " threads from ") << text(block.threads[group.first].position());
+        << (group.count == 1 ? " thread " : " threads from ") << text(block.threads[group.first].position());
     if (group.count > 1) out << " to " << text(block.threads[group.last].position());
     out << ", " << place << ": waiting for " << what;
   }

@@ -1,8 +1,9 @@
 // The words for what went wrong, and the way out of a kernel.
 #pragma once
 
-#include "cuda/emulator/origin.h"
 #include <string>
+
+#include "cuda/emulator/origin.h"
 
 namespace flashmla::emulator {
 

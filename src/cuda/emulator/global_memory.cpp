@@ -55,7 +55,8 @@ Region::Region(std::string name, const void* data, std::size_t element_bytes, st
   // Dimensions without a gap melt into a row.
   while (!extents.empty() && extents.back().stride_bytes <= static_cast<std::int64_t>(row_bytes_)) {
     const Extent inner = extents.back();
-    row_bytes_ = inner.size == 0 ? 0 : row_bytes_ + static_cast<std::size_t>((inner.size - 1) * inner.stride_bytes);
+    row_bytes_ =
+        inner.size == 0 ? 0 : row_bytes_ + static_cast<std::size_t>((inner.size - 1) * inner.stride_bytes);
     extents.pop_back();
   }
   range_bytes_ = row_bytes_;

@@ -13,7 +13,6 @@ struct TensorMap;
 
 namespace flashmla::emulator {
 
-
 // Who a thread is.
 ptx::Index3 thread_index();
 ptx::Index3 block_index();
@@ -32,11 +31,14 @@ void sync_warp(Location place);
 std::uint32_t shuffle(std::uint32_t value, int lane, Location place);
 std::uint32_t ballot(bool predicate, Location place);
 bool elect_one(Location place);
-void load_matrix(std::uint32_t* fragment, int matrices, bool transposed, const void* shared_row, Location place);
-void store_matrix(void* shared_row, const std::uint32_t* fragment, int matrices, bool transposed, Location place);
+void load_matrix(std::uint32_t* fragment, int matrices, bool transposed, const void* shared_row,
+                 Location place);
+void store_matrix(void* shared_row, const std::uint32_t* fragment, int matrices, bool transposed,
+                  Location place);
 /// For ptx::Bf16 and ptx::F16.
 template <class T>
-void mma_16x8x16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, Location place);
+void mma_16x8x16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
+                 Location place);
 template <class T>
 void mma_16x8x8(float (&c)[4], const std::uint32_t (&a)[2], std::uint32_t b, Location place);
 
@@ -76,8 +78,8 @@ void reduce_add_bulk(float* global, const float* shared, std::uint32_t bytes, Lo
 void store_bulk_commit(Location place);
 void store_bulk_wait(int pending, bool read_only, Location place);
 /// A bit in `ranks` for each block of the cluster that gets the box; 0 for this block alone.
-void copy_box(void* shared, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions, void* barrier,
-              std::uint16_t ranks, Location place);
+void copy_box(void* shared, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions,
+              void* barrier, std::uint16_t ranks, Location place);
 void store_box(const ptx::TensorMap& map, const std::int32_t* corner, int dimensions, const void* shared,
                Location place);
 
@@ -104,7 +106,8 @@ void store_release(std::uint32_t* global, std::uint32_t value, Location place);
 std::uint32_t atomic_add(std::uint32_t* at, std::uint32_t value, Location place);
 float atomic_add(float* at, float value, Location place);
 std::int32_t atomic_max(std::int32_t* at, std::int32_t value, Location place);
-std::uint32_t atomic_compare_exchange(std::uint32_t* at, std::uint32_t expected, std::uint32_t desired, Location place);
+std::uint32_t atomic_compare_exchange(std::uint32_t* at, std::uint32_t expected, std::uint32_t desired,
+                                      Location place);
 
 // Arithmetic.
 float exp2_approx(float x);

@@ -26,14 +26,17 @@ void check(const std::string& name, const LaunchConfig& config, const Device& de
   if (count(config.grid) == 0 || count(config.grid) > 0x7fffffff) {
     wrong << "the grid has " << count(config.grid) << " blocks";
   } else if (count(config.block) == 0 || count(config.block) > kMaxThreadsPerBlock) {
-    wrong << "a block has " << count(config.block) << " threads, 1 to " << kMaxThreadsPerBlock << " are allowed";
+    wrong << "a block has " << count(config.block) << " threads, 1 to " << kMaxThreadsPerBlock
+          << " are allowed";
   } else if (config.shared_bytes > device.shared_bytes_per_block) {
     wrong << "a block needs " << config.shared_bytes << " bytes of shared memory, this device has "
           << device.shared_bytes_per_block;
-  } else if (config.cluster == 0 || config.cluster > kMaxBlocksPerCluster || config.grid.x % config.cluster != 0) {
+  } else if (config.cluster == 0 || config.cluster > kMaxBlocksPerCluster ||
+             config.grid.x % config.cluster != 0) {
     wrong << "clusters of " << config.cluster << " blocks in a grid " << config.grid.x << " wide";
   } else if (config.cluster > 1 && device.compute_major < 9) {
-    wrong << "clusters on a device of compute capability " << device.compute_major << '.' << device.compute_minor;
+    wrong << "clusters on a device of compute capability " << device.compute_major << '.'
+          << device.compute_minor;
   }
   if (!wrong.str().empty()) throw Failure("kernel " + name + ": " + wrong.str());
 }
@@ -42,7 +45,8 @@ void check(const std::string& name, const LaunchConfig& config, const Device& de
 class SharedWindows {
  public:
   explicit SharedWindows(std::uint32_t blocks) : bytes_(blocks * kSharedWindowBytes) {
-    void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<std::byte*>(memory);
   }
@@ -61,7 +65,8 @@ class SharedWindows {
 class Clusters {
  public:
   explicit Clusters(const Launch& launch)
-      : launch_(launch), count_(static_cast<std::uint32_t>(count(launch.config.grid) / launch.config.cluster)) {}
+      : launch_(launch),
+        count_(static_cast<std::uint32_t>(count(launch.config.grid) / launch.config.cluster)) {}
 
   std::uint32_t count_of_clusters() const { return count_; }
 
@@ -110,7 +115,8 @@ void launch(const KernelCall& call, const std::string& name, const LaunchConfig&
 
   Clusters clusters(launch);
   std::vector<std::jthread> helpers;
-  const auto threads = std::min<std::uint32_t>(std::max(1, launch.settings.threads), clusters.count_of_clusters());
+  const auto threads =
+      std::min<std::uint32_t>(std::max(1, launch.settings.threads), clusters.count_of_clusters());
   for (std::uint32_t i = 1; i < threads; ++i) helpers.emplace_back([&] { clusters.work(); });
   clusters.work();
   helpers.clear();

@@ -36,18 +36,21 @@ struct KernelCall {
   void operator()() const { call(kernel, params); }
 };
 
-/// Runs all blocks, in clusters that share nothing but global memory, under the settings() of this host thread.
+/// Runs all blocks, in clusters that share nothing but global memory, under the settings() of this host
+/// thread.
 void launch(const KernelCall& call, const std::string& name, const LaunchConfig& config);
 
-/// Runs `kernel(params)` in each thread of the grid, and returns when all have ended. Throws Failure, the first
-/// of the lowest cluster that failed.
+/// Runs `kernel(params)` in each thread of the grid, and returns when all have ended. Throws Failure, the
+/// first of the lowest cluster that failed.
 template <class Params>
-void launch(void (*kernel)(Params), const std::string& name, const LaunchConfig& config, const Params& params) {
+void launch(void (*kernel)(Params), const std::string& name, const LaunchConfig& config,
+            const Params& params) {
   static_assert(std::is_trivially_copyable_v<Params>);
   const auto call = [](KernelCall::Function function, const void* bytes) {
     reinterpret_cast<void (*)(Params)>(function)(*static_cast<const Params*>(bytes));
   };
-  launch(KernelCall{reinterpret_cast<KernelCall::Function>(kernel), &params, sizeof(Params), call}, name, config);
+  launch(KernelCall{reinterpret_cast<KernelCall::Function>(kernel), &params, sizeof(Params), call}, name,
+         config);
 }
 
 }  // namespace flashmla::emulator

@@ -54,7 +54,8 @@ void for_each_element(const Operands& operands, Visit&& visit) {
       for (int half = 0; half < 2; ++half) {
         const Element e = matrix_element(lane, half, first.transposed);
         const int address_lane = matrix_address_lane(matrix, e.row);
-        const auto& source = *static_cast<const MatrixMove*>(operands[static_cast<std::size_t>(address_lane)]);
+        const auto& source =
+            *static_cast<const MatrixMove*>(operands[static_cast<std::size_t>(address_lane)]);
         const auto& target = *static_cast<const MatrixMove*>(operands[static_cast<std::size_t>(lane)]);
         visit(target.fragment[matrix], 16 * half, source.row + e.column * 2);
       }
@@ -112,7 +113,8 @@ void multiply(float (&c)[4], Product& product, const char* name, const Location&
 
 }  // namespace
 
-void load_matrix(std::uint32_t* fragment, int matrices, bool transposed, const void* shared_row, Location place) {
+void load_matrix(std::uint32_t* fragment, int matrices, bool transposed, const void* shared_row,
+                 Location place) {
   MatrixMove move{.row = static_cast<std::byte*>(const_cast<void*>(shared_row)),
                   .fragment = fragment,
                   .matrices = matrices,
@@ -120,7 +122,8 @@ void load_matrix(std::uint32_t* fragment, int matrices, bool transposed, const v
   meet_in_warp("load_matrix", place, &move, combine_load);
 }
 
-void store_matrix(void* shared_row, const std::uint32_t* fragment, int matrices, bool transposed, Location place) {
+void store_matrix(void* shared_row, const std::uint32_t* fragment, int matrices, bool transposed,
+                  Location place) {
   MatrixMove move{.row = static_cast<std::byte*>(shared_row),
                   .fragment = const_cast<std::uint32_t*>(fragment),
                   .matrices = matrices,
@@ -129,7 +132,8 @@ void store_matrix(void* shared_row, const std::uint32_t* fragment, int matrices,
 }
 
 template <class T>
-void mma_16x8x16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, Location place) {
+void mma_16x8x16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
+                 Location place) {
   Product product{.a = {a[0], a[1], a[2], a[3]}, .b = {b0, b1}, .c = {}};
   multiply<T, 16>(c, product, "mma_16x8x16", place);
 }

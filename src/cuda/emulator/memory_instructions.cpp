@@ -11,7 +11,8 @@
 namespace flashmla::emulator {
 namespace {
 
-/// The object behind `at` in global or shared memory, ready for an atomic operation. Clusters run in parallel.
+/// The object behind `at` in global or shared memory, ready for an atomic operation. Clusters run in
+/// parallel.
 template <class T>
 std::atomic_ref<T> atomic_object(T* at, const Location& place) {
   const Thread& thread = current_thread();

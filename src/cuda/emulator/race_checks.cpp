@@ -54,7 +54,8 @@ ThreadClock& RaceChecks::clock(const Thread& thread) {
 }
 
 Owner RaceChecks::add_engine(const Thread& thread, const char* what) {
-  if (owners_.size() == kNoOwner) throw std::length_error("an emulated cluster has too many barriers and copies");
+  if (owners_.size() == kNoOwner)
+    throw std::length_error("an emulated cluster has too many barriers and copies");
   owners_.push_back({&thread, what});
   return static_cast<Owner>(owners_.size() - 1);
 }
@@ -65,7 +66,8 @@ std::optional<std::string> RaceChecks::access(const Thread& thread, const Block&
 }
 
 std::optional<std::string> RaceChecks::access(const Thread& thread, const Engine& engine, const Block& block,
-                                              const void* address, std::size_t bytes, Access access, Site site) {
+                                              const void* address, std::size_t bytes, Access access,
+                                              Site site) {
   const Accessor by{.owner = engine.owner,
                     .time = engine.time,
                     .knowledge = &clock(thread).knowledge(),

@@ -41,8 +41,8 @@ class RaceChecks {
   Owner add_engine(const Thread& thread, const char* what);
 
   /// Checks and records an access of a thread to shared memory of a block; returns what is wrong.
-  std::optional<std::string> access(const Thread& thread, const Block& block, const void* address, std::size_t bytes,
-                                    Access access, Site site);
+  std::optional<std::string> access(const Thread& thread, const Block& block, const void* address,
+                                    std::size_t bytes, Access access, Site site);
   /// The same for an engine, at the time when `thread` starts it.
   std::optional<std::string> access(const Thread& thread, const Engine& engine, const Block& block,
                                     const void* address, std::size_t bytes, Access access, Site site);
@@ -53,8 +53,8 @@ class RaceChecks {
     const char* what;  // null for the thread itself
   };
 
-  std::optional<std::string> access(const Accessor& by, const Block& block, const void* address, std::size_t bytes,
-                                    Access access);
+  std::optional<std::string> access(const Accessor& by, const Block& block, const void* address,
+                                    std::size_t bytes, Access access);
   std::string describe(const Conflict& conflict, std::size_t bytes) const;
 
   std::vector<std::size_t> first_owner_;  // of each block

@@ -1,4 +1,5 @@
-// Picks the next warp by seed, carries out asynchronous work in between, and finds out when nothing can go on.
+// Picks the next warp by seed, carries out asynchronous work in between, and finds out when nothing can go
+// on.
 #include "cuda/emulator/scheduler.h"
 
 #include <utility>
@@ -36,9 +37,7 @@ Thread& current_thread() {
   return *cluster_of_host_thread->running();
 }
 
-Index3 Thread::position() const {
-  return emulator::position(index, cluster->launch().config.block);
-}
+Index3 Thread::position() const { return emulator::position(index, cluster->launch().config.block); }
 
 Cluster::Cluster(const Launch& launch, std::uint32_t number, std::byte* windows)
     : launch_(launch), windows_(windows), random_(seed_of(launch, number)) {

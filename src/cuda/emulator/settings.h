@@ -6,8 +6,8 @@
 
 namespace flashmla::emulator {
 
-/// When asynchronous work (copies, wgmma) happens: at any moment between its issue and the wait for it, at its
-/// issue, or only when nothing else can run. A correct kernel gives the same result with each.
+/// When asynchronous work (copies, wgmma) happens: at any moment between its issue and the wait for it, at
+/// its issue, or only when nothing else can run. A correct kernel gives the same result with each.
 enum class Mode { kRandom, kEarly, kLate };
 
 /// The limits of the imitated GPU. The defaults are an H200's.

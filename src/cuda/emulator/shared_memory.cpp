@@ -30,7 +30,8 @@ Block& check_shared(const Thread& thread, const void* address, std::size_t bytes
          std::to_string(bytes) + " bytes at " + std::to_string(offset_in(*block, address)) +
              " of shared memory, of which there are " + std::to_string(limit));
   }
-  if (block->ended == block->size) fail(thread, place, "shared memory of a block whose threads have all ended");
+  if (block->ended == block->size)
+    fail(thread, place, "shared memory of a block whose threads have all ended");
   return *block;
 }
 
@@ -48,8 +49,8 @@ void check_access(const Thread& thread, const void* address, std::size_t bytes, 
   fail_if(races->access(thread, block, address, bytes, access, races->sites().site_of(place)), thread, place);
 }
 
-void check_access(const Thread& thread, const Engine& engine, const void* address, std::size_t bytes, Access access,
-                  const Location& place) {
+void check_access(const Thread& thread, const Engine& engine, const void* address, std::size_t bytes,
+                  Access access, const Location& place) {
   const Block& block = check_shared(thread, address, bytes, place);
   RaceChecks* races = thread.cluster->races();
   if (races == nullptr) return;

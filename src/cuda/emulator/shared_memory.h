@@ -21,8 +21,8 @@ std::uint32_t offset_in(const Block& block, const void* address);
 /// Range and order of an access by a thread, and by an engine that it starts.
 void check_access(const Thread& thread, const void* address, std::size_t bytes, Access access,
                   const Location& place);
-void check_access(const Thread& thread, const Engine& engine, const void* address, std::size_t bytes, Access access,
-                  const Location& place);
+void check_access(const Thread& thread, const Engine& engine, const void* address, std::size_t bytes,
+                  Access access, const Location& place);
 
 /// Whether the launch has registered these bytes of global memory.
 void check_global(const Thread& thread, const void* address, std::size_t bytes, const Location& place);

@@ -25,7 +25,8 @@ ptx::TensorMap encode_tensor_map(const TensorLayout& layout) {
               reinterpret_cast<std::uintptr_t>(layout.data) % kAlignment == 0 &&
               layout.row_bytes() % kAlignment == 0 && layout.box_bytes() > 0;
   for (std::uint32_t i = 0; good && i < layout.dimensions; ++i) {
-    good = layout.box[i] <= 256 && layout.sizes[i] > 0 && (i == 0 || layout.stride_bytes[i] % kAlignment == 0);
+    good =
+        layout.box[i] <= 256 && layout.sizes[i] > 0 && (i == 0 || layout.stride_bytes[i] % kAlignment == 0);
   }
   const std::uint32_t pattern = 16u << static_cast<int>(layout.swizzle);
   if (layout.swizzle != Swizzle::kNone) good = good && layout.row_bytes() <= pattern;
@@ -45,8 +46,9 @@ Box box_of(const Thread& thread, const ptx::TensorMap& map, const std::int32_t* 
            const Location& place) {
   Box box{.layout = decode_tensor_map(map)};
   if (box.layout.dimensions != static_cast<std::uint32_t>(dimensions)) {
-    fail(thread, place, "a copy with " + std::to_string(dimensions) + " coordinates, and a tensor map with " +
-                            std::to_string(box.layout.dimensions) + " dimensions");
+    fail(thread, place,
+         "a copy with " + std::to_string(dimensions) + " coordinates, and a tensor map with " +
+             std::to_string(box.layout.dimensions) + " dimensions");
   }
   std::copy_n(corner, dimensions, box.corner.begin());
   return box;

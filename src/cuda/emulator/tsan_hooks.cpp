@@ -1,5 +1,5 @@
-// Where plain loads and stores of kernels come in: kernel files are compiled with -fsanitize=thread and linked
-// without it, so the calls that the compiler inserts end here.
+// Where plain loads and stores of kernels come in: kernel files are compiled with -fsanitize=thread and
+// linked without it, so the calls that the compiler inserts end here.
 #include <cstddef>
 #include <exception>
 #include <optional>
@@ -17,8 +17,8 @@ std::optional<std::string> complaint_of_shared(Cluster& cluster, const Thread& t
   const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(address) - block.shared);
   const std::size_t limit = cluster.launch().config.shared_bytes;
   if (offset + bytes > limit) {
-    return std::to_string(bytes) + " bytes at " + std::to_string(offset) + " of shared memory, of which there are " +
-           std::to_string(limit);
+    return std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+           " of shared memory, of which there are " + std::to_string(limit);
   }
   if (block.ended == block.size) return "shared memory of a block whose threads have all ended";
   RaceChecks& races = *cluster.races();
@@ -39,7 +39,8 @@ void check(Cluster& cluster, Thread& thread, const void* address, std::size_t by
       block == nullptr ? cluster.launch().memory.complaint(address, bytes)
                        : complaint_of_shared(cluster, thread, *block, address, bytes, writes, return_address);
   if (complaint) {
-    fail(thread, describe(source_line_of(return_address)), (block == nullptr ? writes ? "writes " : "reads " : "") + *complaint);
+    fail(thread, describe(source_line_of(return_address)),
+         (block == nullptr ? writes ? "writes " : "reads " : "") + *complaint);
   }
 }
 
@@ -60,18 +61,18 @@ void on_access(const void* address, std::size_t bytes, bool writes, const void* 
 }  // namespace flashmla::emulator
 
 // The names are the compiler's.
-#define FLASHMLA_HOOKS(bytes)                                                                       \
-  void __tsan_read##bytes(void* address) {                                                          \
-    flashmla::emulator::on_access(address, bytes, false, __builtin_return_address(0));              \
-  }                                                                                                 \
-  void __tsan_write##bytes(void* address) {                                                         \
-    flashmla::emulator::on_access(address, bytes, true, __builtin_return_address(0));               \
-  }                                                                                                 \
-  void __tsan_unaligned_read##bytes(void* address) {                                                \
-    flashmla::emulator::on_access(address, bytes, false, __builtin_return_address(0));              \
-  }                                                                                                 \
-  void __tsan_unaligned_write##bytes(void* address) {                                               \
-    flashmla::emulator::on_access(address, bytes, true, __builtin_return_address(0));               \
+#define FLASHMLA_HOOKS(bytes)                                                          \
+  void __tsan_read##bytes(void* address) {                                             \
+    flashmla::emulator::on_access(address, bytes, false, __builtin_return_address(0)); \
+  }                                                                                    \
+  void __tsan_write##bytes(void* address) {                                            \
+    flashmla::emulator::on_access(address, bytes, true, __builtin_return_address(0));  \
+  }                                                                                    \
+  void __tsan_unaligned_read##bytes(void* address) {                                   \
+    flashmla::emulator::on_access(address, bytes, false, __builtin_return_address(0)); \
+  }                                                                                    \
+  void __tsan_unaligned_write##bytes(void* address) {                                  \
+    flashmla::emulator::on_access(address, bytes, true, __builtin_return_address(0));  \
   }
 
 extern "C" {

@@ -31,8 +31,8 @@ int columns_of(const ProductForm& form) { return 2 * form.registers; }
 Major major_of(bool transposed) { return transposed ? Major::kMn : Major::kK; }
 
 /// Copies an operand out of shared memory: element (row, k) goes to `out[row * row_step + k * k_step]`.
-void gather(const std::byte* shared, std::uint64_t descriptor, bool transposed, int rows, std::size_t row_step,
-            std::size_t k_step, std::uint16_t* out) {
+void gather(const std::byte* shared, std::uint64_t descriptor, bool transposed, int rows,
+            std::size_t row_step, std::size_t k_step, std::uint16_t* out) {
   const Major major = major_of(transposed);
   const std::size_t step = transposed ? row_step : k_step;
   for_each_chunk(decode_descriptor(descriptor), major, static_cast<std::uint32_t>(rows), kDepth,
@@ -103,7 +103,8 @@ void Warpgroup::issue(Thread& thread, const ProductForm& form, float* d, const s
 
 Warpgroup::Product& Warpgroup::next_product_of(Thread& thread, const ProductForm& form, const float* d,
                                                const Location& place) {
-  if (first_thread_ + kThreads > block_->size) fail(thread, place, "wgmma in a warpgroup of less than 128 threads");
+  if (first_thread_ + kThreads > block_->size)
+    fail(thread, place, "wgmma in a warpgroup of less than 128 threads");
   const std::uint32_t number = thread.products.issued - performed_;
   if (number == pending_.size()) {
     auto product = std::make_unique<Product>();
@@ -116,7 +117,8 @@ Warpgroup::Product& Warpgroup::next_product_of(Thread& thread, const ProductForm
   Product& product = *pending_[number];
   if (product.form != form || product.place.line() != place.line()) {
     fail(thread, place,
-         "this product is another one, or has other descriptors, than that of other threads of the warpgroup at " +
+         "this product is another one, or has other descriptors, than that of other threads of the warpgroup "
+         "at " +
              describe(product.place));
   }
   return product;
@@ -147,7 +149,8 @@ void Warpgroup::take_accumulators(Thread& thread, Product& product, float* d) {
       d[i] = std::bit_cast<float>(kPoison);
     }
   } else if (at != d) {
-    fail(thread, product.place, "products of this warpgroup mix accumulators in different ways in different threads");
+    fail(thread, product.place,
+         "products of this warpgroup mix accumulators in different ways in different threads");
   }
   thread.products.own(d, sizeof(float) * static_cast<std::size_t>(tile.registers), false, product.place);
 }
@@ -210,8 +213,8 @@ void Warpgroup::perform_first() {
   gather_operands(*product, a, b);
   Accumulators& tile = *product->accumulators;
   if (!product->form.accumulate) std::ranges::fill(tile.values, 0.0f);
-  multiply_step(product->form.type, {.rows = kRows, .columns = columns_of(product->form), .depth = kDepth}, a, b,
-                tile.values.data());
+  multiply_step(product->form.type, {.rows = kRows, .columns = columns_of(product->form), .depth = kDepth}, a,
+                b, tile.values.data());
   if (--tile.products == 0) give_back(*product);
 }
 
@@ -225,7 +228,8 @@ void Warpgroup::gather_operands(const Product& product, std::uint16_t* a, std::u
   }
   for (std::uint32_t i = 0; i < kThreads; ++i) {
     if (!std::equal(product.a[i].begin(), product.a[i].end(), product.a_at[i])) {
-      fail(block_->threads[first_thread_ + i], product.place, "operand A of this product changed before wgmma_wait");
+      fail(block_->threads[first_thread_ + i], product.place,
+           "operand A of this product changed before wgmma_wait");
     }
     for (int e = 0; e < 8; ++e) {
       const Element at = wgmma_a_element(static_cast<int>(i), e);
@@ -254,7 +258,9 @@ void Warpgroup::give_back(const Product& product) {
 
 namespace {
 
-Warpgroup& warpgroup_of(Thread& thread) { return thread.block->warpgroups[thread.index / Warpgroup::kThreads]; }
+Warpgroup& warpgroup_of(Thread& thread) {
+  return thread.block->warpgroups[thread.index / Warpgroup::kThreads];
+}
 
 template <class T>
 constexpr OperandType kOperandType = std::is_same_v<T, ptx::Bf16> ? OperandType::kBf16 : OperandType::kF16;

@@ -74,7 +74,8 @@ class Warpgroup : public Agent {
   static constexpr std::uint32_t kThreads = 128;
 
   /// The part of one thread in its next product. `a` has four registers, or is null.
-  void issue(Thread& thread, const ProductForm& form, float* d, const std::uint32_t* a, const Location& place);
+  void issue(Thread& thread, const ProductForm& form, float* d, const std::uint32_t* a,
+             const Location& place);
   /// Suspends the thread until all but its last `pending` groups are carried out.
   void wait(Thread& thread, int pending, const Location& place);
   void perform_one(Random& random) override;
