@@ -287,7 +287,7 @@ void barrier_init(void* barrier, std::uint32_t count, Location place) {
   state.initialized_by = &thread;
   state.initialized_at = place;
   if (RaceChecks* races = thread.cluster->races()) state.initialized = races->clock(thread).now();
-  state.copies_owner = add_engine(thread, "bulk copy");
+  state.copies_owner = add_engine(thread, "a bulk copy that is counted at an mbarrier");
 }
 
 void barrier_invalidate(void* barrier, Location place) {

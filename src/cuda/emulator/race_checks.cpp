@@ -1,6 +1,7 @@
 // Keeps the clocks, and says which two accesses conflict.
 #include "cuda/emulator/race_checks.h"
 
+#include <sstream>
 #include <stdexcept>
 
 #include "cuda/emulator/failure.h"
@@ -84,22 +85,25 @@ std::optional<std::string> RaceChecks::access(const Accessor& by, const Block& b
                         : access == Access::kWrite ? shadow.write(by, offset, bytes)
                                                    : shadow.atomic(by, offset, bytes);
   if (!conflict) return std::nullopt;
-  return describe(*conflict, bytes);
+  return describe(*conflict, block, bytes);
 }
 
-std::string RaceChecks::describe(const Conflict& conflict, std::size_t bytes) const {
-  const std::string what = std::string(verb(conflict.access)) + " " + std::to_string(bytes) +
-                           " bytes of shared memory, and byte " + std::to_string(conflict.offset) + " of it ";
-  if (conflict.kind == Conflict::Kind::kUninitialized) return what + "was never written";
-  const OwnerName& owner = owners_[conflict.other.owner()];
-  const std::string other = std::string("the ") + noun(conflict.other_access) + " by " +
-                            (owner.what == nullptr ? "" : owner.what + std::string(" of ")) +
-                            emulator::describe(*owner.thread) + " at " +
-                            emulator::describe(sites_.source_line_of(conflict.other.site()));
-  if (conflict.kind == Conflict::Kind::kMissingProxyFence) {
-    return what + "comes, without a fence_async_proxy, from " + other;
+std::string RaceChecks::describe(const Conflict& conflict, const Block& block, std::size_t bytes) const {
+  std::ostringstream out;
+  out << verb(conflict.access) << ' ' << bytes << " bytes of shared memory of block (" << block.index.x << ','
+      << block.index.y << ',' << block.index.z << "); the byte at " << conflict.offset;
+  if (conflict.kind == Conflict::Kind::kUninitialized) {
+    out << " was never written";
+    return out.str();
   }
-  return what + "races with " + other;
+  out << (conflict.kind == Conflict::Kind::kMissingProxyFence ? " comes, without a fence_async_proxy, from the "
+                                                              : " is in a race with the ")
+      << noun(conflict.other_access) << " by ";
+  const OwnerName& owner = owners_[conflict.other.owner()];
+  if (owner.what != nullptr) out << owner.what << " of ";
+  out << emulator::describe(*owner.thread) << " at "
+      << emulator::describe(sites_.source_line_of(conflict.other.site()));
+  return out.str();
 }
 
 void release(Thread& thread, SyncPoint& into) {

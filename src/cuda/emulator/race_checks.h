@@ -55,7 +55,7 @@ class RaceChecks {
 
   std::optional<std::string> access(const Accessor& by, const Block& block, const void* address,
                                     std::size_t bytes, Access access);
-  std::string describe(const Conflict& conflict, std::size_t bytes) const;
+  std::string describe(const Conflict& conflict, const Block& block, std::size_t bytes) const;
 
   std::vector<std::size_t> first_owner_;  // of each block
   std::deque<ThreadClock> clocks_;
