@@ -350,15 +350,18 @@ class DenseDecodeBlock {
     const std::uint32_t exist =
         ptx::warp_ballot(self.lane < kWarpRows && found[self.lane % kWarpRows] != nullptr);
     if (self.lane == 0) shared_.key_exists[stage][self.warp] = static_cast<std::uint8_t>(exist);
+    const std::uint16_t* rows[kWarpRows + 1];  // all at once: the copies cannot be moved behind each other's
+    FLASHMLA_UNROLL
+    for (int i = 0; i < kWarpRows; ++i) rows[i] = found[i];
+    rows[kWarpRows] = found[self.lane / 8];
     FLASHMLA_UNROLL
     for (int i = 0; i < kWarpRows; ++i) {
-      const std::uint16_t* row = found[i];
       std::uint16_t* to_row = to + i * C::kWarps * kMaxWidth;
-      copy_chunk(to_row + chunk * tile::kChunk, row, self.lane);
-      copy_chunk(to_row + (32 + chunk) * tile::kChunk, row, 32 + self.lane);
+      copy_chunk(to_row + chunk * tile::kChunk, rows[i], self.lane);
+      copy_chunk(to_row + (32 + chunk) * tile::kChunk, rows[i], 32 + self.lane);
     }
     std::uint16_t* to_row = to + self.lane / 8 * C::kWarps * kMaxWidth;
-    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, found[self.lane / 8], 64 + self.lane % 8);
+    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, rows[kWarpRows], 64 + self.lane % 8);
   }
 
   FLASHMLA_DEVICE void copy_chunk(std::uint16_t* to, const std::uint16_t* row, int chunk) {
