@@ -80,7 +80,7 @@ def build_steps():
     architecture = compute_capability()
     configure = ["cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     configure += ["-DFLASHMLA_CUDA=ON", f"-DFLASHMLA_CUDA_ARCHITECTURES={architecture}-real"]
-    configure += [f"-DFLASHMLA_COMMIT={commit()}"]
+    configure += [f"-DFLASHMLA_COMMIT={commit()}", "-DFLASHMLA_BUILD_EMULATOR=OFF"]
     yield Step("machine", "build", ["nvidia-smi", "-q", "-d", "CLOCK,POWER,TEMPERATURE,MEMORY,ECC"])
     yield Step("configure", "build", configure)
     yield Step("build", "build", ["cmake", "--build", str(BUILD)])
