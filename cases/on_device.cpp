@@ -109,12 +109,6 @@ void OnGpu::copy_all_back() const {
   }
 }
 
-std::size_t OnGpu::bytes() const {
-  std::size_t sum = 0;
-  for (const Copy& copy : copies_) sum += copy.bytes;
-  return sum;
-}
-
 Workspace::Workspace(Device device, std::size_t bytes) : bytes_(bytes) {
   if (device.type == DeviceType::kCpu) {
     host_.assign(bytes, std::byte{0xff});

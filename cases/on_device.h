@@ -51,9 +51,6 @@ class OnGpu {
   /// The same for every tensor, for calls that write to what is an input of the operation.
   void copy_all_back() const;
 
-  /// All bytes that were copied.
-  std::size_t bytes() const;
-
  private:
   struct Copy {
     std::byte* host = nullptr;

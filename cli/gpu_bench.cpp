@@ -6,6 +6,8 @@
 #include "cli/gpu_report.h"
 #include "cli/progress.h"
 #include "cli/spot_check.h"
+#include "flashmla/error.h"
+#include "flashmla/schedule.h"
 
 namespace flashmla::cli {
 namespace {
@@ -24,6 +26,17 @@ void measure_all(const BenchOptions& options, const std::vector<BenchCase>& all,
   raise(report.ceilings, measure_gpu_ceilings(on.device.index, options.seconds));
 }
 
+/// A GPU's schedules are cut at other multiples of keys than the reference's.
+void require_comparable(const std::vector<BenchCase>& all) {
+  for (const BenchCase& what : all) {
+    if (what.operation != MakeSchedule::fields().operation) continue;
+    throw Error(
+        ErrorKind::kUnsupported,
+        "make_schedule: a GPU's schedule cannot be compared with the reference's; decode operations are "
+        "measured with and without making one");
+  }
+}
+
 /// Prints the table and writes the JSON, also of a run that an error ended.
 void show(const BenchOptions& options, const GpuReport& report) {
   if (report.results.empty()) return;
@@ -34,6 +47,7 @@ void show(const BenchOptions& options, const GpuReport& report) {
 }  // namespace
 
 int bench_on_gpu(const BenchOptions& options, const std::vector<BenchCase>& all, const Execution& on) {
+  require_comparable(all);
   GpuReport report;
   report.gpu = gpu_json(on.device.index);
   try {

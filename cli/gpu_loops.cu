@@ -59,7 +59,7 @@ class TileCopy {
   /// Starts the copy of the next 64 columns.
   FLASHMLA_DEVICE void start(Bf16* tile) {
     const Bf16* from = from_;
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
       ptx::copy_async_16(tile + place_ + i * kRowsAtOnce * kMmaProductK, from, 16);
       from += stride_;
@@ -83,11 +83,11 @@ struct Fragments {
     const int lane = ptx::lane_index();
     const int a_row = ptx::warp_index() % kWarpsAlongM * kWarpM + lane % 16;
     const int b_row = ptx::warp_index() / kWarpsAlongM * kWarpN + lane / 16 * 8 + lane % 8;
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int i = 0; i < kWarpM / 16; ++i) {
       ptx::load_matrix(a[i], a_tile + place_of(a_row + 16 * i, 2 * step + lane / 16));
     }
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int j = 0; j < kWarpN / 16; ++j) {
       ptx::load_matrix(b[j], b_tile + place_of(b_row + 16 * j, 2 * step + lane / 8 % 2));
     }
@@ -97,9 +97,9 @@ struct Fragments {
 using Accumulators = float[kWarpM / 16][kWarpN / 8][4];
 
 FLASHMLA_DEVICE void multiply(Accumulators& sums, const Fragments& factors) {
-#pragma unroll
+  FLASHMLA_UNROLL
   for (int i = 0; i < kWarpM / 16; ++i) {
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int j = 0; j < kWarpN / 8; ++j) {
       const std::uint32_t* b = factors.b[j / 2] + j % 2 * 2;
       ptx::mma_16x8x16<Bf16>(sums[i][j], factors.a[i], b[0], b[1]);
@@ -128,9 +128,9 @@ FLASHMLA_DEVICE void store(const ProductParams& p, const Tile& tile, const Accum
   const int lane = ptx::lane_index();
   const int row = tile.row + ptx::warp_index() % kWarpsAlongM * kWarpM + lane / 4;
   const int column = tile.column + ptx::warp_index() / kWarpsAlongM * kWarpN + lane % 4 * 2;
-#pragma unroll
+  FLASHMLA_UNROLL
   for (int i = 0; i < kWarpM / 16; ++i) {
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int j = 0; j < kWarpN / 8; ++j) {
       Bf16* upper = p.c + static_cast<std::int64_t>(row + 16 * i) * p.n + column + 8 * j;
       Bf16* lower = upper + static_cast<std::int64_t>(8) * p.n;
@@ -163,9 +163,8 @@ __global__ void __launch_bounds__(kThreads, 1) mma_product(const __grid_constant
   Accumulators sums = {};
   Fragments factors[2];
   factors[0].load(shared.a[0], shared.b[0], 0);
-#pragma unroll 1
   for (int number = 0; number < tiles; ++number) {
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int step = 0; step < kSteps; ++step) {
       const bool last = step + 1 == kSteps;
       if (last) {
@@ -213,24 +212,24 @@ __global__ void __launch_bounds__(kMmaPeakThreads, 2) mma_peak(const __grid_cons
   std::uint32_t state = thread;
   std::uint32_t a[kPeakFragments][4];
   std::uint32_t b[kPeakFragments][2];
-#pragma unroll
+  FLASHMLA_UNROLL
   for (int i = 0; i < kPeakFragments; ++i) {
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int j = 0; j < 4; ++j) a[i][j] = random_pair(state);
     for (int j = 0; j < 2; ++j) b[i][j] = random_pair(state);
   }
   float sums[kPeakFragments][kPeakFragments][4] = {};
   for (int round = 0; round < p.rounds; ++round) {
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int i = 0; i < kPeakFragments; ++i) {
-#pragma unroll
+      FLASHMLA_UNROLL
       for (int j = 0; j < kPeakFragments; ++j) ptx::mma_16x8x16<Bf16>(sums[i][j], a[i], b[j][0], b[j][1]);
     }
   }
   float sum = 0;
-#pragma unroll
+  FLASHMLA_UNROLL
   for (int i = 0; i < kPeakFragments; ++i) {
-#pragma unroll
+    FLASHMLA_UNROLL
     for (int j = 0; j < kPeakFragments; ++j) sum += sums[i][j][0] + sums[i][j][3];
   }
   p.out[thread] = sum;

@@ -168,7 +168,9 @@ GpuMeasurement measure_gpu_case(const BenchCase& what, const Execution& pinned, 
     check(random, step, copies.front(), scheduled(copies.front().operation(), *schedule, on.device), on);
   }
 
-  result.copies = copies_needed(copies.front().bytes(), cuda::device_properties(on.device.index).l2_bytes);
+  // What is read counts, not all that is there: pages of a cache may belong to nobody.
+  const auto bytes = static_cast<std::size_t>(result.work.bytes);
+  result.copies = copies_needed(bytes, cuda::device_properties(on.device.index).l2_bytes);
   while (static_cast<int>(copies.size()) < result.copies) copies.emplace_back(step.operation, on.device);
   std::vector<AnyOperation> plain;
   std::vector<AnyOperation> operations;
