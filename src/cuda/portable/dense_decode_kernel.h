@@ -369,26 +369,57 @@ class DenseDecodeBlock {
     ptx::copy_async_16(to, row + chunk * tile::kChunk, exists ? 16 : 0);
   }
 
+  /// Steps of Q that a warp's share of the score buffers holds while it is turned into fragments.
+  static constexpr int kStepElements = C::kScoreTiles * 16 * 16;
+  static constexpr int kStagedElements =
+      static_cast<int>(sizeof(DenseDecodeShared<C>::scores) / sizeof(std::uint16_t)) / C::kWarps;
+  static constexpr int kStagedSteps = kStagedElements / kStepElements;
+  static_assert(kStagedSteps > 0);
+
   /// Q as fragments of A; step `s` of a warp covers the columns of step `s * kDepthParts + depth_part()`.
+  /// Through shared memory, so that lanes read 16 bytes each.
   FLASHMLA_DEVICE void load_queries(std::int64_t seq) {
     const Thread self = this_thread();
-    const std::uint16_t* q = params_.q + seq * params_.q_strides[0];
+    auto* staged = reinterpret_cast<std::uint16_t*>(shared_.scores) + self.warp * kStagedElements;
+    const std::uint16_t* rows[C::kScoreTiles];
     FLASHMLA_UNROLL
-    for (int i = 0; i < 2 * C::kScoreTiles; ++i) {
-      const std::int32_t row =
-          row_begin_ + (row_group(self.warp) * C::kScoreTiles + i / 2) * 16 + i % 2 * 8 + self.lane / 4;
-      const std::uint16_t* from =
-          q + params_.group.quotient(row) * params_.q_strides[1] + query_head(row) * params_.q_strides[2];
+    for (int i = 0; i < C::kScoreTiles; ++i) rows[i] = query_row(self, seq, i);
+    FLASHMLA_UNROLL
+    for (int first = 0; first < C::kDepthSteps; first += kStagedSteps) {
+      ptx::sync_warp();
       FLASHMLA_UNROLL
-      for (int s = 0; s < C::kDepthSteps; ++s) {
+      for (int s = first; s < first + kStagedSteps && s < C::kDepthSteps; ++s) {
+        stage_queries(self, rows, s, staged + (s - first) * kStepElements);
+      }
+      ptx::sync_warp();
+      FLASHMLA_UNROLL
+      for (int s = first; s < first + kStagedSteps && s < C::kDepthSteps; ++s) {
         FLASHMLA_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const int column = (s * C::kDepthParts + depth_part(self.warp)) * 16 + half * 8 + self.lane % 4 * 2;
-          const bool exists = row < params_.rows && column < params_.d_qk;
-          q_[i / 2][s][half * 2 + i % 2] =
-              exists ? *reinterpret_cast<const std::uint32_t*>(from + column) : 0u;
+        for (int i = 0; i < C::kScoreTiles; ++i) {
+          const std::uint16_t* tile = staged + (s - first) * kStepElements + i * 16 * 16;
+          ptx::load_matrix(q_[i][s], tile + tile::short_row_offset(self.lane % 16, self.lane / 16));
         }
       }
+    }
+  }
+
+  /// The row of Q of which this lane reads chunks for row tile `i` of its warp; null behind the last row.
+  FLASHMLA_DEVICE const std::uint16_t* query_row(const Thread& self, std::int64_t seq, int i) const {
+    const std::int32_t row = row_begin_ + (row_group(self.warp) * C::kScoreTiles + i) * 16 + self.lane / 2;
+    if (row >= params_.rows) return nullptr;
+    return params_.q + seq * params_.q_strides[0] + params_.group.quotient(row) * params_.q_strides[1] +
+           query_head(row) * params_.q_strides[2];
+  }
+
+  FLASHMLA_DEVICE void stage_queries(const Thread& self, const std::uint16_t* const (&rows)[C::kScoreTiles],
+                                     int step, std::uint16_t* staged) const {
+    const int column = (step * C::kDepthParts + depth_part(self.warp)) * 16 + self.lane % 2 * tile::kChunk;
+    FLASHMLA_UNROLL
+    for (int i = 0; i < C::kScoreTiles; ++i) {
+      const bool exists = (rows[i] != nullptr) & (column < params_.d_qk);
+      auto* to = reinterpret_cast<ptx::Bytes16*>(staged + i * 16 * 16 +
+                                                 tile::short_row_offset(self.lane / 2, self.lane % 2));
+      *to = exists ? *reinterpret_cast<const ptx::Bytes16*>(rows[i] + column) : ptx::Bytes16{};
     }
   }
 

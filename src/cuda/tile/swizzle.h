@@ -27,6 +27,11 @@ FLASHMLA_DEVICE int narrow_row_offset(int row, int chunk) {
   return row * 32 + (chunk ^ ((row >> 1) & 3)) * kChunk;
 }
 
+/// Rows of 16 2-byte elements: four rows share a line of banks.
+FLASHMLA_DEVICE int short_row_offset(int row, int chunk) {
+  return row * 16 + (chunk ^ ((row >> 2) & 1)) * kChunk;
+}
+
 /// Rows of 32 f32: what the number of an element in row `r` is xored with. Stores of accumulator fragments (8
 /// rows, 4 pairs of columns) and loads of 4 neighbours both spread over all banks. Repeats after 4 rows.
 FLASHMLA_DEVICE int logit_swizzle(int row) { return ((row & 3) * 8) ^ ((row & 1) * 4); }
