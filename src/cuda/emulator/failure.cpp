@@ -49,12 +49,12 @@ std::string describe(const Location& place) {
 }
 
 std::string describe(const Thread& thread) {
-  return "thread " + text(thread.position()) + " of block " + text(thread.block->index);
+  return "thread " + text(thread.position) + " of block " + text(thread.block->index);
 }
 
 void fail(const Thread& thread, const std::string& place, const std::string& what) {
   throw Failure("kernel " + thread.cluster->launch().name + ", block " + text(thread.block->index) +
-                ", thread " + text(thread.position()) + ", " + place + ": " + what);
+                ", thread " + text(thread.position) + ", " + place + ": " + what);
 }
 
 void fail(const Thread& thread, const Location& place, const std::string& what) {
@@ -68,8 +68,8 @@ std::string describe_deadlock(Cluster& cluster) {
     const auto& [rank, place, what] = key;
     Block& block = cluster.block(rank);
     out << "\n  block " << text(block.index) << ", " << group.count
-        << (group.count == 1 ? " thread " : " threads from ") << text(block.threads[group.first].position());
-    if (group.count > 1) out << " to " << text(block.threads[group.last].position());
+        << (group.count == 1 ? " thread " : " threads from ") << text(block.threads[group.first].position);
+    if (group.count > 1) out << " to " << text(block.threads[group.last].position);
     out << ", " << place << ": waiting for " << what;
   }
   return out.str();

@@ -20,7 +20,13 @@
 namespace flashmla::emulator {
 namespace {
 
-constexpr std::size_t kPageBytes = 4096;
+constexpr std::size_t kPageBytes = StackPool::kPageBytes;
+
+/// Where a stack begins, downwards: somewhere in its highest page, for the sets of the smallest cache.
+std::byte* top_of(std::byte* stack) {
+  const std::uintptr_t page = reinterpret_cast<std::uintptr_t>(stack) / kPageBytes;
+  return stack + StackPool::kStackBytes - page % 16 * 256;
+}
 
 struct FreeStacks {
   std::mutex mutex;
@@ -88,8 +94,8 @@ void Fiber::start(void (*entry)(void*), void* argument) {
   if (stack_ == nullptr) stack_ = StackPool::instance().take();
   ended_ = false;
   boost::context::stack_context context;
-  context.size = StackPool::kStackBytes - kPageBytes;
-  context.sp = stack_ + StackPool::kStackBytes;
+  context.sp = top_of(stack_);
+  context.size = static_cast<std::size_t>(top_of(stack_) - (stack_ + kPageBytes));
   inside_ = boost::context::fiber(
       std::allocator_arg, boost::context::preallocated(context.sp, context.size, context), Stack{},
       [this, entry, argument](boost::context::fiber&& outside) {

@@ -10,7 +10,10 @@ namespace flashmla::emulator {
 /// Every stack lies in one range of addresses, so that an access to one is recognized by one comparison.
 class StackPool {
  public:
-  static constexpr std::size_t kStackBytes = 128 * 1024;
+  static constexpr std::size_t kPageBytes = 4096;
+  // Threads of a block use the same bytes of their stacks at about the same time: not a power of two, or
+  // these would meet in a few sets of the processor's caches.
+  static constexpr std::size_t kStackBytes = 33 * kPageBytes;
 
   static StackPool& instance();
 

@@ -38,8 +38,6 @@ Thread& current_thread() {
   return *cluster_of_host_thread->running();
 }
 
-Index3 Thread::position() const { return emulator::position(index, cluster->launch().config.block); }
-
 Cluster::Cluster(const Launch& launch, std::uint32_t number, std::byte* windows)
     : launch_(launch), windows_(windows), random_(seed_of(launch, number)) {
   for (std::uint32_t rank = 0; rank < launch.config.cluster; ++rank) {
@@ -72,6 +70,7 @@ void Cluster::make_block(std::uint32_t rank, std::uint32_t linear_index) {
     thread.cluster = this;
     thread.block = block.get();
     thread.warp = &block->warps[i / kWarpSize];
+    thread.position = position(i, size);
     thread.index = i;
     thread.lane = i % kWarpSize;
     thread.fiber.start(thread_main, &thread);

@@ -53,7 +53,8 @@ struct Thread {
   Cluster* cluster = nullptr;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  std::uint32_t index = 0;  // in the block
+  Index3 position;          // in the block
+  std::uint32_t index = 0;  // the same as one number
   std::uint32_t lane = 0;
   State state = State::kReady;
   const char* waits_for = nullptr;
@@ -66,7 +67,6 @@ struct Thread {
   ThreadProducts products;
 
   std::uint32_t lane_bit() const { return 1u << lane; }
-  Index3 position() const;
 };
 
 /// 32 threads; the last warp of a block may have fewer.

@@ -5,7 +5,7 @@
 
 namespace flashmla::emulator {
 
-Index3 thread_index() { return current_thread().position(); }
+Index3 thread_index() { return current_thread().position; }
 Index3 block_index() { return current_thread().block->index; }
 Index3 block_size() { return current_thread().cluster->launch().config.block; }
 Index3 grid_size() { return current_thread().cluster->launch().config.grid; }
