@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "cases/case_fields.h"
+#include "cases/on_device.h"
 #include "cases/safetensors.h"
 #include "flashmla/error.h"
 
@@ -534,10 +535,12 @@ std::string_view Step::name() const {
 }
 
 std::size_t Step::workspace_bytes(const Execution& on) const {
-  return std::visit([&](const auto& op) { return flashmla::workspace_bytes(op, on); }, operation);
+  const ShapesOn there(operation, on.device);
+  return std::visit([&](const auto& op) { return flashmla::workspace_bytes(op, on); }, there.operation());
 }
 
 void Step::run(const Execution& on) const {
+  if (on.device.type == DeviceType::kCuda) return run_on(operation, on);
   Execution here = on;
   Tensor scratch;
   if (on.workspace == nullptr) {

@@ -73,10 +73,11 @@ class Step {
   /// `dense_decode`.
   std::string_view name() const;
 
-  /// Scratch that `run` needs.
+  /// Scratch that `run` needs on `on.device`.
   std::size_t workspace_bytes(const Execution& on) const;
 
-  /// Runs the operation; if `on` has no workspace, with one that is allocated for this call.
+  /// Runs the operation; if `on` has no workspace, with one that is allocated for this call. If `on.device`
+  /// is a GPU, on copies of all tensors and with a workspace of its own.
   void run(const Execution& on) const;
 
   AnyOperation operation;

@@ -16,11 +16,18 @@ inline constexpr std::string_view kReference = "reference";
 
 inline constexpr int kMostThreads = 1024;
 
+/// The kernel table as it stands on this machine: what runs on the CPU or on the first GPU is available.
+std::vector<KernelInfo> machine_kernels();
+
 /// The backends of the kernel table, in its order.
 std::vector<std::string> backend_names();
 
-/// `options` as the library takes it; `options` must outlive the result. Throws Error for a backend that
-/// the kernel table does not have, and for a number of threads that makes no sense.
+/// Those of which this machine can run a kernel.
+std::vector<std::string> available_backends();
+
+/// `options` as the library takes it, on the device that they name or else on the backend's; `options` must
+/// outlive the result. Throws Error for a backend that the kernel table does not have, for a device that is
+/// not there, and for a number of threads that makes no sense.
 Execution execution(const ExecutionOptions& options);
 
 /// The row of the kernel table that takes this step. Throws what the library throws for a case that is

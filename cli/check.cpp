@@ -8,6 +8,7 @@
 
 #include "cases/case.h"
 #include "cases/compare.h"
+#include "cases/on_device.h"
 #include "cli/backends.h"
 #include "cli/commands.h"
 #include "cli/escape.h"
@@ -91,11 +92,13 @@ void check_case(Report& report, const std::string& path, const Execution& on,
   const cases::Case what = cases::read_case(path);
   Execution reference = on;
   reference.backend = kReference;
+  reference.device = {};
   const std::vector<cases::Result> truth = cases::run_case(what, reference);
   const int before = report.compared();
   for (const std::string& backend : backends) {
     Execution pinned = on;
     pinned.backend = backend;
+    if (backends.size() > 1) pinned.device = cases::device_of(backend);
     check_on(report, what, pinned, backends.size() > 1, truth);
   }
   if (report.compared() == before) {
@@ -111,7 +114,7 @@ int check(const CheckOptions& options) {
   ExecutionOptions chosen = options.on;
   if (all) chosen.backend.clear();
   const Execution on = execution(chosen);
-  const std::vector<std::string> backends = all ? backend_names() : std::vector{options.on.backend};
+  const std::vector<std::string> backends = all ? available_backends() : std::vector{options.on.backend};
 
   Report report;
   try {

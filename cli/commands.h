@@ -18,6 +18,7 @@ inline constexpr int kWrongUse = 2;
 struct ExecutionOptions {
   std::string backend;  ///< empty: the first kernel that supports the case
   int threads = 0;      ///< 0: OpenMP's default
+  std::string device;   ///< `cpu`, `cuda` or `cuda:1`; empty: where the backend runs
 };
 
 struct InfoOptions {

@@ -78,7 +78,7 @@ void print_text(const Machine& machine, const std::vector<KernelInfo>& table) {
 
 int info(const InfoOptions& options) {
   const Machine machine = this_machine();
-  const std::vector<KernelInfo> table = kernels();
+  const std::vector<KernelInfo> table = machine_kernels();
   options.json ? print_json(machine, table) : print_text(machine, table);
   return kSuccess;
 }

@@ -14,6 +14,7 @@ namespace {
 
 void add_execution_flags(CLI::App& command, ExecutionOptions& on, const std::string& backend_meaning) {
   command.add_option("--backend", on.backend, backend_meaning);
+  command.add_option("--device", on.device, "cpu, cuda or cuda:N; the default is where the backend runs");
   command.add_option("--threads", on.threads, "CPU threads; 0 takes OpenMP's default");
 }
 

@@ -67,12 +67,15 @@ def parse(text):
 
 
 def demangled(names):
-    """Names as they stand in the source, if c++filt is there to tell."""
+    """Names as they stand in the source, without parameters, if c++filt is there to tell."""
     tool = shutil.which("c++filt")
     if not tool or not names:
         return names
     done = subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+    names = (
+        name.replace("(anonymous namespace)::", "").removeprefix("void ") for name in done.stdout.splitlines()
+    )
+    return [re.sub(r"\(\S*Params\)$", "", name) for name in names]
 
 
 def output_of(command):

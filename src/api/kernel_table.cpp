@@ -2,6 +2,7 @@
 #include "api/kernel_table.h"
 
 #include "cpu/cpu.h"
+#include "cuda/portable/portable.h"
 #include "flashmla/kernels.h"
 #include "flashmla/operations.h"
 #include "reference/reference.h"
@@ -44,9 +45,29 @@ constexpr Kernel<Op> kReference = {
     [](const Op& op, const Execution& on) { reference::run(op, on); },
 };
 
+template <class Op>
+constexpr Kernel<Op> portable_kernel(std::string_view name) {
+  return {
+      "portable",
+      name,
+      portable::available,
+      [](const Op& op, const Execution& on) { return portable::supports(op, on); },
+      [](const Op& op, const Execution& on) { return portable::workspace_bytes(op, on); },
+      [](const Op& op, const Execution& on) { portable::run(op, on); },
+  };
+}
+
 /// Kernels in the order in which they are tried. An operation with more kernels gets a specialization.
 template <class Op>
 constexpr Kernel<Op> kTable[] = {kCpu<Op>, kReference<Op>};
+
+template <>
+constexpr Kernel<DenseDecode> kTable<DenseDecode>[] = {portable_kernel<DenseDecode>("portable/mma_sync"),
+                                                       kCpu<DenseDecode>, kReference<DenseDecode>};
+
+template <>
+constexpr Kernel<MakeSchedule> kTable<MakeSchedule>[] = {portable_kernel<MakeSchedule>("portable/schedule"),
+                                                         kCpu<MakeSchedule>, kReference<MakeSchedule>};
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include "api/run.h"
 #include "api/shapes.h"
 #include "api/shared_rules.h"
+#include "cuda/portable/portable.h"
 #include "schedule/request.h"
 
 namespace flashmla {
@@ -102,7 +103,9 @@ MakeSchedule schedule_request(const SparseDecode& op) {
 
 }  // namespace
 
-std::int64_t schedule_parts(const DenseDecode&, const Execution&) { return kCpuScheduleParts; }
+std::int64_t schedule_parts(const DenseDecode& op, const Execution& on) {
+  return portable::available(on.device).yes ? portable::schedule_parts(op, on) : kCpuScheduleParts;
+}
 std::int64_t schedule_parts(const SparseDecode&, const Execution&) { return kCpuScheduleParts; }
 void make_schedule(const DenseDecode& op, const Execution& on) { run(schedule_request(op), on); }
 void make_schedule(const SparseDecode& op, const Execution& on) { run(schedule_request(op), on); }

@@ -23,6 +23,8 @@ int attribute(cudaDeviceAttr which, int ordinal) {
 DeviceProperties read_properties(int ordinal) {
   cudaDeviceProp all{};
   check(cudaGetDeviceProperties(&all, ordinal), text("GPU ", ordinal));
+  char pci_bus_id[32] = {};
+  check(cudaDeviceGetPCIBusId(pci_bus_id, sizeof(pci_bus_id), ordinal), text("GPU ", ordinal));
   return {
       .name = all.name,
       .compute_major = all.major,
@@ -33,6 +35,7 @@ DeviceProperties read_properties(int ordinal) {
       .memory_clock_khz = attribute(cudaDevAttrMemoryClockRate, ordinal),
       .l2_bytes = static_cast<std::size_t>(all.l2CacheSize),
       .memory_bytes = all.totalGlobalMem,
+      .pci_bus_id = pci_bus_id,
   };
 }
 

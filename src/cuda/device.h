@@ -16,6 +16,7 @@ struct DeviceProperties {
   int memory_clock_khz = 0;      ///< the highest
   std::size_t l2_bytes = 0;      ///< of the cache that all SMs share
   std::size_t memory_bytes = 0;  ///< of the GPU
+  std::string pci_bus_id;        ///< `0000:01:00.0`; other libraries know the GPU by it
 
   /// 90 of sm_90.
   int architecture() const { return compute_major * 10 + compute_minor; }

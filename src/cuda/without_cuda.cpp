@@ -2,13 +2,19 @@
 #include "api/message.h"
 #include "cuda/device.h"
 #include "cuda/memory.h"
+#include "cuda/portable/portable.h"
+#include "cuda/timing.h"
 
-namespace flashmla::cuda {
+namespace flashmla {
 namespace {
 
-[[noreturn]] void fail_without_cuda() { fail(ErrorKind::kUnsupported, "flashmla", "built without CUDA"); }
+constexpr Support kWithoutCuda = {false, "built without CUDA"};
+
+[[noreturn]] void fail_without_cuda() { fail(ErrorKind::kUnsupported, "flashmla", kWithoutCuda.reason); }
 
 }  // namespace
+
+namespace cuda {
 
 int device_count() { return 0; }
 
@@ -24,4 +30,29 @@ void copy(void*, const void*, std::size_t) { fail_without_cuda(); }
 void fill(void*, int, std::size_t) { fail_without_cuda(); }
 void synchronize(int) { fail_without_cuda(); }
 
-}  // namespace flashmla::cuda
+Stream::Stream(int) { fail_without_cuda(); }
+Stream::~Stream() = default;
+void Stream::synchronize() const { fail_without_cuda(); }
+Graph::Graph(const Stream& stream, const std::function<void()>&) : stream_(stream) { fail_without_cuda(); }
+Graph::~Graph() = default;
+void Graph::launch() const { fail_without_cuda(); }
+std::vector<double> time_each(const Stream&, const std::function<void()>&, int) { fail_without_cuda(); }
+void copy_on(const Stream&, void*, const void*, std::size_t) { fail_without_cuda(); }
+
+}  // namespace cuda
+
+namespace portable {
+
+Support available(Device) { return kWithoutCuda; }
+
+Support supports(const DenseDecode&, const Execution&) { return kWithoutCuda; }
+std::size_t workspace_bytes(const DenseDecode&, const Execution&) { fail_without_cuda(); }
+void run(const DenseDecode&, const Execution&) { fail_without_cuda(); }
+std::int64_t schedule_parts(const DenseDecode&, const Execution&) { fail_without_cuda(); }
+
+Support supports(const MakeSchedule&, const Execution&) { return kWithoutCuda; }
+std::size_t workspace_bytes(const MakeSchedule&, const Execution&) { fail_without_cuda(); }
+void run(const MakeSchedule&, const Execution&) { fail_without_cuda(); }
+
+}  // namespace portable
+}  // namespace flashmla

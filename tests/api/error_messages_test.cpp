@@ -461,7 +461,7 @@ TEST(ErrorMessage, NamesTheWorkspaceThatIsNeeded) {
   Operations::for_each([]<class Op>() {
     const Valid<Op> valid;
     for (const KernelInfo& kernel : kernels()) {
-      if (kernel.operation != Op::fields().operation) continue;
+      if (kernel.operation != Op::fields().operation || !kernel.available) continue;
       Execution on;
       on.backend = kernel.backend;
       const std::size_t needed = workspace_bytes(valid.op, on);

@@ -12,7 +12,7 @@
 namespace flashmla {
 namespace {
 
-FLASHMLA_ON_EVERY_BACKEND(Fork);
+FLASHMLA_ON_EVERY_HOST_BACKEND(Fork);
 
 /// Ends the process: 0 if `body` returns true within a minute.
 template <class Body>

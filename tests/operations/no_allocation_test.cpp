@@ -65,7 +65,7 @@ int posix_memalign(void** result, std::size_t alignment, std::size_t size) {
 namespace flashmla {
 namespace {
 
-FLASHMLA_ON_EVERY_BACKEND(NoAllocation);
+FLASHMLA_ON_EVERY_HOST_BACKEND(NoAllocation);
 
 /// Calls that allocate, in the second of two runs: in the first one OpenMP makes its threads.
 int allocations_of(const cases::Step& step, Execution on) {

@@ -43,11 +43,8 @@ std::string name_of_pair(const testing::TestParamInfo<RandomCases::ParamType>& i
 
 /// Runs a case on a backend and on the reference; the text of the first difference, or nothing.
 std::string difference(const cases::Case& what, const std::string& backend) {
-  Execution on;
-  on.backend = "reference";
-  const auto expected = cases::run_case(what, on);
-  on.backend = backend;
-  const auto got = cases::run_case(what, on);
+  const auto expected = cases::run_case(what, on_backend("reference"));
+  const auto got = cases::run_case(what, on_backend(backend));
   if (got.size() != expected.size()) return "other outputs";
   for (std::size_t i = 0; i < got.size(); ++i) {
     const cases::Comparison result =
@@ -61,6 +58,7 @@ TEST_P(RandomCases, AgreeWithTheReference) {
   const auto& [operation, backend] = GetParam();
   const std::uint64_t seed = first_seed();
   const std::uint64_t count = std::stoull(variable("FLASHMLA_RANDOM_CASES", "60"));
+  std::uint64_t unsupported = 0;
   for (std::uint64_t i = 0; i < count; ++i) {
     cases::Random random(seed + i);
     const cases::Case what = cases::random_case(operation, random);
@@ -68,18 +66,33 @@ TEST_P(RandomCases, AgreeWithTheReference) {
     try {
       found = difference(what, backend);
     } catch (const Error& error) {
-      found = error.what();
+      const bool on_gpu = cases::device_of(backend) != Device{};
+      if (on_gpu && error.kind() == ErrorKind::kUnsupported) {
+        ++unsupported;
+      } else {
+        found = error.what();
+      }
     }
     EXPECT_EQ(found, "") << what.source << "\nTo run this case alone: FLASHMLA_RANDOM_SEED=" << seed + i
                          << " FLASHMLA_RANDOM_CASES=1, --gtest_filter=*RandomCases*" << operation << "_"
                          << backend;
   }
+  RecordProperty("unsupported", std::to_string(unsupported));
+  EXPECT_TRUE(count == 1 || 2 * unsupported < count) << backend << " does not take most of them";
 }
 
-INSTANTIATE_TEST_SUITE_P(, RandomCases,
-                         testing::Combine(testing::ValuesIn(cases::operation_names()),
-                                          testing::ValuesIn(fast_backends())),
-                         name_of_pair);
+/// Every operation on every backend that has it.
+std::vector<RandomCases::ParamType> random_cases() {
+  std::vector<RandomCases::ParamType> all;
+  for (const std::string& operation : cases::operation_names()) {
+    for (const std::string& backend : fast_backends()) {
+      if (computes(backend, operation)) all.emplace_back(operation, backend);
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(, RandomCases, testing::ValuesIn(random_cases()), name_of_pair);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RandomCases);
 
 }  // namespace
