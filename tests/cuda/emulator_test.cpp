@@ -1,0 +1,2 @@
+// What the emulator does with launches, apart from the faults of kernels.
+#include <gtest/gtest.h>
