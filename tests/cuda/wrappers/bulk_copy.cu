@@ -1,5 +1,4 @@
-// Tests of ptx/bulk_copy.h.
-#include "bounded_wait.h"
+// Tests of ptx/bulk_copy.h. For multicast see multicast.cu.
 #include "buffer.h"
 #include "cuda/launch.h"
 #include "cuda/ptx/bulk_copy.h"
@@ -7,6 +6,7 @@
 #include "cuda/ptx/fence.h"
 #include "cuda/ptx/threads.h"
 #include "cuda/tensor_map.h"
+#include "kernel_steps.h"
 #include "values.h"
 #include "wrapper_test.h"
 
@@ -25,17 +25,6 @@ struct Pieces {
   ptx::Barrier barrier;
   alignas(16) std::uint32_t words[kWords];
 };
-
-/// By one thread, before sync_block().
-FLASHMLA_DEVICE void make_barrier(ptx::Barrier& barrier, std::uint32_t count) {
-  barrier.init(count);
-  ptx::fence_barrier_init();
-}
-
-/// All threads write what shared memory holds.
-FLASHMLA_DEVICE void write_out(std::uint32_t* out, const std::uint32_t* shared, std::uint32_t words) {
-  for (std::uint32_t i = ptx::thread_index().x; i < words; i += ptx::block_size().x) out[i] = shared[i];
-}
 
 /// Copies of 16 to 2048 bytes, started by two threads that count their bytes in different ways.
 __global__ void copy_bulk_kernel(const __grid_constant__ Params params) {
@@ -288,55 +277,6 @@ void copy_box_4d(Outputs& outputs) {
   copy_boxes<4>(outputs, {.sizes = {70, 9, 5, 4}, .box = {32, 4, 3, 2}, .swizzle = ptx::Swizzle::k64}, 10);
 }
 
-struct MulticastMemory {
-  alignas(1024) std::uint32_t words[2][512];
-  ptx::Barrier barrier;
-};
-
-constexpr std::uint32_t kMulticastWords = 2 * 512;
-
-/// Of two blocks, each sends one box of 2048 bytes to both.
-__global__ void multicast_kernel(const __grid_constant__ BoxParams params) {
-  MulticastMemory& shared = ptx::shared_memory<MulticastMemory>();
-  const std::uint32_t thread = ptx::thread_index().x, rank = ptx::cluster_rank();
-  const std::uint32_t block = ptx::block_index().x;
-  if (thread == 0) {
-    make_barrier(shared.barrier, 1);
-    shared.barrier.arrive_expect_bytes(sizeof(shared.words));
-  }
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
-  if (thread == 0) {
-    const Corner& corner = params.corners[block];
-    ptx::copy_box_multicast(shared.words[rank], params.map, corner.at[0], corner.at[1], shared.barrier, 3);
-  }
-  const bool good = phase_ended_in_cluster(shared.barrier, 0);
-  std::uint32_t* const out = params.out + block * (kMulticastWords + kThreads);
-  write_out(out, shared.words[0], kMulticastWords);
-  out[kMulticastWords + thread] = good;
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
-}
-
-void multicast(Outputs& outputs) {
-  constexpr std::uint32_t kBlocks = 4;
-  const Buffer<std::uint32_t> in(random_words(128 * 40 / 2, 11));
-  const Buffer<std::uint32_t> out(kBlocks * (kMulticastWords + kThreads));
-  const ptx::TensorMap map = cuda::make_tensor_map({.data = in.data(),
-                                                    .sizes = {128, 40},
-                                                    .stride_bytes = {256},
-                                                    .box = {64, 16},
-                                                    .swizzle = ptx::Swizzle::k128});
-  cuda::launch(
-      multicast_kernel, "multicast",
-      {.grid = {kBlocks}, .block = {kThreads}, .shared_bytes = sizeof(MulticastMemory), .cluster = 2},
-      BoxParams{.map = map,
-                .corners = {{{0, 0}}, {{64, 20}}, {{100, 30}}, {{-8, -3}}},
-                .box_bytes = 2048,
-                .out = out.data()});
-  outputs.add(out.contents());
-}
-
 struct StoreBoxParams {
   ptx::TensorMap map;
   Corner corners[3];
@@ -392,7 +332,6 @@ std::vector<WrapperTest> bulk_copy_tests() {
           {"box_2d_floats", Needs::kSm90, copy_box_floats},
           {"box_3d", Needs::kSm90, copy_box_3d},
           {"box_4d", Needs::kSm90, copy_box_4d},
-          {"box_multicast", Needs::kSm90, multicast},
           {"box_store", Needs::kSm90, store_box<ptx::Swizzle::kNone>},
           {"box_store_swizzle_32", Needs::kSm90, store_box<ptx::Swizzle::k32>},
           {"box_store_swizzle_128", Needs::kSm90, store_box<ptx::Swizzle::k128>}};

@@ -1,12 +1,11 @@
 // Tests of ptx/mbarrier.h. Where bytes of bulk copies are counted: bulk_copy.cu.
-#include "bounded_wait.h"
 #include "buffer.h"
 #include "cuda/launch.h"
 #include "cuda/ptx/cluster.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/ptx/fence.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/threads.h"
+#include "kernel_steps.h"
 #include "values.h"
 #include "wrapper_test.h"
 
@@ -24,8 +23,7 @@ constexpr std::uint32_t kObservations = 7;
 __global__ void phases_kernel(const __grid_constant__ Params params) {
   ptx::Barrier& barrier = ptx::shared_memory<ptx::Barrier>();
   std::uint32_t* const out = params.out;
-  barrier.init(2);
-  ptx::fence_barrier_init();
+  make_barrier(barrier, 2);
   // The phase before the first counts as ended.
   out[0] = phase_ended(barrier, 1);
   for (std::uint32_t phase = 0; phase < 4; ++phase) {
@@ -126,8 +124,7 @@ __global__ void after_copies_kernel(const __grid_constant__ Params params) {
   Copied& shared = ptx::shared_memory<Copied>();
   const std::uint32_t thread = ptx::thread_index().x;
   if (thread == 0) {
-    shared.barrier.init(kCopiers);
-    ptx::fence_barrier_init();
+    make_barrier(shared.barrier, kCopiers);
   }
   ptx::sync_block();
   std::uint32_t hash = 1;
@@ -167,8 +164,7 @@ __global__ void arrive_at_kernel(const __grid_constant__ Params params) {
   const std::uint32_t thread = ptx::thread_index().x, rank = ptx::cluster_rank();
   const std::uint32_t in_grid = ptx::block_index().x * kPeers + thread;
   if (thread == 0) {
-    shared.barrier.init(kPeers);
-    ptx::fence_barrier_init();
+    make_barrier(shared.barrier, kPeers);
   }
   ptx::cluster_arrive();
   ptx::cluster_wait();

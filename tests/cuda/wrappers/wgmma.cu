@@ -133,6 +133,8 @@ __global__ void __launch_bounds__(kThreads, 1) groups_kernel(const __grid_consta
   load(second, params.c + offset);
   const std::uint64_t a0 = descriptor(shared, one.a[0]), b0 = descriptor(shared, one.b[0]);
   const std::uint64_t a1 = descriptor(shared, one.a[1]), b1 = descriptor(shared, one.b[1]);
+  ptx::pin_registers(first);
+  ptx::pin_registers(second);
   ptx::wgmma_fence();
   ptx::wgmma<Bf16>(first, a0, b0, true);
   ptx::wgmma_commit();

@@ -63,6 +63,7 @@ std::vector<WrapperTest> memory_tests();
 std::vector<WrapperTest> cp_async_tests();
 std::vector<WrapperTest> mbarrier_tests();
 std::vector<WrapperTest> bulk_copy_tests();
+std::vector<WrapperTest> multicast_tests();
 std::vector<WrapperTest> cluster_tests();
 std::vector<WrapperTest> control_tests();
 std::vector<WrapperTest> register_tests();
