@@ -91,6 +91,12 @@ OnGpu::Copy& OnGpu::copy_of(std::byte* host, std::size_t bytes, Device device) {
   return copy;
 }
 
+void OnGpu::copy_again() const {
+  for (const Copy& copy : copies_) {
+    if (copy.bytes > 0) cuda::copy(copy.device, copy.host, copy.bytes);
+  }
+}
+
 void OnGpu::copy_back() const {
   for (const Copy& copy : copies_) {
     if (copy.written && copy.bytes > 0) cuda::copy(copy.host, copy.device, copy.bytes);

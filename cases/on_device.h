@@ -42,6 +42,9 @@ class OnGpu {
   /// Views the copies.
   const AnyOperation& operation() const { return operation_; }
 
+  /// Copies all tensors to the GPU again, as they are on the host now.
+  void copy_again() const;
+
   /// Copies what the operation writes back to the host. The GPU must have finished.
   void copy_back() const;
 

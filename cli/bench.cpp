@@ -10,6 +10,7 @@
 #include "cli/bench_cases.h"
 #include "cli/bench_report.h"
 #include "cli/commands.h"
+#include "cli/gpu_bench.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
 #include "cli/spot_check.h"
@@ -90,6 +91,7 @@ int bench(const BenchOptions& options) {
   }
   if (!options.json.empty()) cases::require_writable(options.json);
   require_kernels(all, on);
+  if (on.device.type == DeviceType::kCuda) return bench_on_gpu(options, all, on);
 
   BenchReport report;
   report.threads = on.threads > 0 ? on.threads : omp_get_max_threads();

@@ -6,8 +6,10 @@
 
 #include "cli/backends.h"
 #include "cli/commands.h"
+#include "cli/gpu_report.h"
 #include "cli/machine.h"
 #include "cli/table.h"
+#include "cuda/device.h"
 #include "flashmla/kernels.h"
 
 namespace flashmla::cli {
@@ -35,6 +37,8 @@ std::vector<Backend> backends(const std::vector<KernelInfo>& table) {
 
 void print_json(const Machine& machine, const std::vector<KernelInfo>& table) {
   nlohmann::ordered_json json = {{"version", FLASHMLA_VERSION}, {"machine", to_json(machine)}};
+  json["gpus"] = nlohmann::ordered_json::array();
+  for (int i = 0; i < cuda::device_count(); ++i) json["gpus"].push_back(gpu_json(i));
   json["backends"] = nlohmann::ordered_json::array();
   for (const Backend& backend : backends(table)) {
     json["backends"].push_back(
@@ -61,6 +65,12 @@ void print_text(const Machine& machine, const std::vector<KernelInfo>& table) {
   if (machine.has_amx_bf16) {
     const bool used = machine.cpu_instruction_set == "amx_bf16";
     fmt::print("amx_bf16: yes, {}used by the cpu backend\n", used ? "" : "not ");
+  }
+  for (int i = 0; i < cuda::device_count(); ++i) {
+    const cuda::DeviceProperties& gpu = cuda::device_properties(i);
+    fmt::print("gpu {}: {}, sm_{}, {} multiprocessors, {:.1f} GiB, {} bytes of shared memory a block\n", i,
+               gpu.name, gpu.architecture(), gpu.multiprocessors,
+               static_cast<double>(gpu.memory_bytes) / (1 << 30), cuda::shared_memory_limit(i));
   }
   for (const Backend& backend : backends(table)) {
     fmt::print("backend {}: {} of {} kernels available\n", backend.name, backend.available, backend.kernels);

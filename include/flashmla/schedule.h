@@ -52,6 +52,10 @@ void run(const MakeSchedule& op, const Execution& on);
 std::int64_t schedule_parts(const DenseDecode& op, const Execution& on);
 std::int64_t schedule_parts(const SparseDecode& op, const Execution& on);
 
+/// Scratch that make_schedule needs for this operation, in bytes; `op.schedule` and `op.num_splits` are set.
+std::size_t make_schedule_workspace_bytes(const DenseDecode& op, const Execution& on);
+std::size_t make_schedule_workspace_bytes(const SparseDecode& op, const Execution& on);
+
 /// Fills `op.schedule` and `op.num_splits` for `op` and every operation with the same lengths, shapes
 /// and `split_size`. Outputs and `q` need not be set. Throws as `run` does.
 void make_schedule(const DenseDecode& op, const Execution& on);

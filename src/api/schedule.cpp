@@ -107,6 +107,12 @@ std::int64_t schedule_parts(const DenseDecode& op, const Execution& on) {
   return portable::available(on.device).yes ? portable::schedule_parts(op, on) : kCpuScheduleParts;
 }
 std::int64_t schedule_parts(const SparseDecode&, const Execution&) { return kCpuScheduleParts; }
+std::size_t make_schedule_workspace_bytes(const DenseDecode& op, const Execution& on) {
+  return workspace_bytes(schedule_request(op), on);
+}
+std::size_t make_schedule_workspace_bytes(const SparseDecode& op, const Execution& on) {
+  return workspace_bytes(schedule_request(op), on);
+}
 void make_schedule(const DenseDecode& op, const Execution& on) { run(schedule_request(op), on); }
 void make_schedule(const SparseDecode& op, const Execution& on) { run(schedule_request(op), on); }
 

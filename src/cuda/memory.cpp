@@ -27,11 +27,14 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
 }
 
 void copy(void* to, const void* from, std::size_t bytes) {
+  // The call may return while the last bytes are under way, and other streams would not wait for them.
   check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "copying from or to a GPU");
+  check(cudaStreamSynchronize(nullptr), "copying from or to a GPU");
 }
 
 void fill(void* to, int value, std::size_t bytes) {
   check(cudaMemset(to, value, bytes), "filling memory of a GPU");
+  check(cudaStreamSynchronize(nullptr), "filling memory of a GPU");
 }
 
 void synchronize(int ordinal) {

@@ -29,7 +29,7 @@ class DeviceMemory {
 /// Error, also for a kernel that failed before.
 void copy(void* to, const void* from, std::size_t bytes);
 
-/// Sets bytes of a GPU's memory.
+/// Sets bytes of a GPU's memory; returns when it is done.
 void fill(void* to, int value, std::size_t bytes);
 
 /// Waits for all work of a GPU. Throws Error for a kernel that failed.

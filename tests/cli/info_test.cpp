@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "cli/backends.h"
 #include "command.h"
+#include "cuda/device.h"
 #include "flashmla/kernels.h"
 
 namespace flashmla::test {
@@ -16,7 +18,7 @@ TEST(Info, TextNamesEveryKernel) {
   const Outcome outcome = run_tool({"info"});
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(outcome.err, "");
-  for (const KernelInfo& kernel : kernels()) {
+  for (const KernelInfo& kernel : cli::machine_kernels()) {
     EXPECT_NE(outcome.out.find(kernel.operation), std::string::npos) << kernel.operation;
     EXPECT_NE(outcome.out.find(kernel.name), std::string::npos) << kernel.name;
     EXPECT_NE(outcome.out.find(kernel.reason), std::string::npos) << kernel.reason;
@@ -30,7 +32,7 @@ TEST(Info, JsonIsTheKernelTable) {
   EXPECT_GT(json.at("machine").at("cores").get<int>(), 0);
   EXPECT_FALSE(json.at("machine").at("cpu").get<std::string>().empty());
   EXPECT_FALSE(json.at("backends").empty());
-  const std::vector<KernelInfo> table = kernels();
+  const std::vector<KernelInfo> table = cli::machine_kernels();
   ASSERT_EQ(json.at("kernels").size(), table.size());
   for (std::size_t i = 0; i < table.size(); ++i) {
     const nlohmann::json& row = json.at("kernels").at(i);
@@ -38,6 +40,21 @@ TEST(Info, JsonIsTheKernelTable) {
     EXPECT_EQ(row.at("name"), table[i].name);
     EXPECT_EQ(row.at("available"), table[i].available);
   }
+}
+
+TEST(Info, ListsKernelsForGpusWithWhatTheyNeed) {
+  const nlohmann::json json = nlohmann::json::parse(run_tool({"info", "--json"}).out);
+  EXPECT_EQ(json.at("gpus").size(), static_cast<std::size_t>(cuda::device_count()));
+  int found = 0;
+  for (const nlohmann::json& row : json.at("kernels")) {
+    if (row.at("backend") != "portable") continue;
+    ++found;
+    EXPECT_EQ(row.at("available"), cuda::device_count() > 0);
+    if (cuda::device_count() == 0) {
+      EXPECT_TRUE(row.at("reason") == "no device" || row.at("reason") == "built without CUDA") << row;
+    }
+  }
+  EXPECT_GE(found, 2);
 }
 
 TEST(Info, SaysWhetherTheTilesOfTheProcessorAreUsed) {

@@ -52,6 +52,11 @@ TEST(WrongUse, UnknownBackend) {
 TEST(WrongUse, NumbersOutsideTheirRange) {
   expect_refused({"run", golden("quantize_v32"), "--threads", "-1"}, "--threads must be 0 to");
   expect_refused({"run", golden("quantize_v32"), "--threads", "many"}, "--threads");
+  for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "CPU", "cpu:0"}) {
+    expect_refused({"run", golden("quantize_v32"), "--device", device},
+                   "--device must be cpu, cuda or cuda:N");
+  }
+  expect_refused({"run", golden("quantize_v32"), "--device", "cuda:1000"}, "GPUs that CUDA finds");
   expect_refused({"bench", "dense_decode", "--batch", "0"}, "--batch must be a whole number from 1");
   expect_refused({"bench", "dense_decode", "--batch", "4x"}, "got \"4x\"");
   expect_refused({"bench", "dense_decode", "--batch", "1,,2"}, "got \"\"");

@@ -147,10 +147,13 @@ struct ScheduleTensors {
 /// Fills the schedule of `op`, whose tensors are in host memory.
 template <class Op>
 void make_schedule_on(const std::string& backend, const Op& op) {
-  const Execution on = on_backend(backend);
+  Execution on = on_backend(backend);
   if (on.device == Device{}) return make_schedule(op, on);
   const cases::OnGpu copies(op, on.device);
-  make_schedule(std::get<Op>(copies.operation()), on);
+  const Op& there = std::get<Op>(copies.operation());
+  cases::Workspace workspace(on.device, make_schedule_workspace_bytes(there, on));
+  workspace.give_to(on);
+  make_schedule(there, on);
   copies.copy_all_back();
 }
 

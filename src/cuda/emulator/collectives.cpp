@@ -13,7 +13,8 @@ namespace flashmla::emulator {
 namespace {
 
 bool same_place(const Location& a, const Location& b) {
-  return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
+  if (a.line() != b.line() || a.column() != b.column()) return false;
+  return a.file_name() == b.file_name() || std::string_view(a.file_name()) == b.file_name();
 }
 
 std::uint32_t all_lanes(const Warp& warp) { return warp.size == kWarpSize ? ~0u : (1u << warp.size) - 1; }

@@ -96,8 +96,9 @@ std::string RaceChecks::describe(const Conflict& conflict, const Block& block, s
     out << " was never written";
     return out.str();
   }
-  out << (conflict.kind == Conflict::Kind::kMissingProxyFence ? " comes, without a fence_async_proxy, from the "
-                                                              : " is in a race with the ")
+  out << (conflict.kind == Conflict::Kind::kMissingProxyFence
+              ? " comes, without a fence_async_proxy, from the "
+              : " is in a race with the ")
       << noun(conflict.other_access) << " by ";
   const OwnerName& owner = owners_[conflict.other.owner()];
   if (owner.what != nullptr) out << owner.what << " of ";

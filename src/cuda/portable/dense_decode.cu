@@ -35,10 +35,10 @@ template <class T>
 constexpr DenseDecodeKernel kKernels[] = {
     entry<T, 16, 5, 4>(), entry<T, 16, 3, 4>(), entry<T, 16, 2, 4>(),  //
     entry<T, 32, 5, 4>(), entry<T, 32, 3, 4>(), entry<T, 32, 2, 4>(),  //
-    entry<T, 64, 5, 4>(), entry<T, 64, 3, 4>(), entry<T, 64, 2, 2>(),
+    entry<T, 64, 4, 4>(), entry<T, 64, 3, 2>(), entry<T, 64, 2, 2>(),
 };
-static_assert(entry<ptx::Bf16, 64, 5, 4>().shared_bytes <= 227 * 1024);
-static_assert(entry<ptx::Bf16, 64, 3, 4>().shared_bytes <= 163 * 1024);
+static_assert(entry<ptx::Bf16, 64, 4, 4>().shared_bytes <= 227 * 1024);
+static_assert(entry<ptx::Bf16, 64, 3, 2>().shared_bytes <= 163 * 1024);
 static_assert(entry<ptx::Bf16, 64, 2, 2>().shared_bytes <= 99 * 1024);
 
 std::span<const DenseDecodeKernel> kernels_for(DataType type) {
@@ -74,8 +74,6 @@ struct Plan {
     request = schedule_request(op, parts, kScheduleTile);
     slots = most_splits(request);
   }
-
-  std::int64_t blocks() const { return row_tiles * shape.h_kv * parts; }
 
   /// Splits that the batch may have, whatever its lengths are.
   static std::int64_t most_splits(const ScheduleRequest& request) {
@@ -130,7 +128,7 @@ tile::PagedCacheParams cache_params(const DenseDecode& op) {
           .block_table = op.block_table.as<const std::int32_t>(),
           .table_stride = op.block_table.strides[0],
           .table_entry_stride = op.block_table.strides[1],
-          .page = static_cast<std::int32_t>(std::min(op.kv_cache.shape[1], kLargestLength))};
+          .page = tile::Divisor(static_cast<std::int32_t>(std::min(op.kv_cache.shape[1], kLargestLength)))};
 }
 
 void attend(const DenseDecode& op, const Execution& on, const Plan& plan, const Scratch& scratch,
@@ -153,17 +151,18 @@ void attend(const DenseDecode& op, const Execution& on, const Plan& plan, const 
       .num_splits = schedule.num_splits,
       .num_splits_stride = schedule.num_splits_stride,
       .s_q = static_cast<std::int32_t>(shape.s_q),
-      .group = static_cast<std::int32_t>(shape.group()),
+      .group = tile::Divisor(static_cast<std::int32_t>(shape.group())),
+      .rows = static_cast<std::int32_t>(plan.rows),
       .h_kv = static_cast<std::int32_t>(shape.h_kv),
       .d_qk = static_cast<std::int32_t>(shape.d_qk),
       .d_v = static_cast<std::int32_t>(shape.d_v),
-      .row_tiles = static_cast<std::int32_t>(plan.row_tiles),
       .logit_factor =
           static_cast<float>(softmax_scale_or_default(op.softmax_scale, shape.d_qk)) * tile::kLog2E,
       .causal = op.causal,
   };
   cuda::launch(plan.kernel->kernel, "dense_decode",
-               {.grid = {static_cast<std::uint32_t>(plan.blocks())},
+               {.grid = {static_cast<std::uint32_t>(plan.row_tiles), static_cast<std::uint32_t>(shape.h_kv),
+                         static_cast<std::uint32_t>(plan.parts)},
                 .block = {DenseDecodeConfig<ptx::Bf16, 16, 2, 4>::kThreads},
                 .shared_bytes = plan.kernel->shared_bytes,
                 .overlaps_previous = true,
@@ -212,10 +211,12 @@ Support supports(const DenseDecode& op, const Execution& on) {
   if (shape.d_qk > kMaxWidth) return {false, "needs d_qk <= 576"};
   if (shape.d_v > kMaxValueWidth) return {false, "needs d_v <= 512"};
   if (shape.batch == 0 || shape.s_q == 0) return {};
+  constexpr std::int64_t kMostBlocks = 65535;  // of a grid along y and z
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   if (shape.s_q > kMost / shape.group() - 64) return {false, "needs fewer than 2^31 rows"};
   const Plan plan(op, on);
-  if (plan.row_tiles * shape.h_kv > kMost / plan.parts) return {false, "needs fewer rows times parts"};
+  if (shape.h_kv > kMostBlocks) return {false, "needs h_kv <= 65535"};
+  if (plan.parts > kMostBlocks) return {false, "needs a schedule of at most 65535 parts"};
   if (plan.slots > kMost) return {false, "needs fewer than 2^31 splits"};
   return {};
 }

@@ -49,11 +49,11 @@ struct DenseDecodeParams {
   const std::int32_t* num_splits;
   std::int64_t num_splits_stride;
   std::int32_t s_q;
-  std::int32_t group;  ///< query heads of a kv head
+  tile::Divisor group;  ///< query heads of a kv head
+  std::int32_t rows;    ///< s_q * group
   std::int32_t h_kv;
   std::int32_t d_qk;
   std::int32_t d_v;
-  std::int32_t row_tiles;
   float logit_factor;  ///< softmax_scale * log2(e)
   bool causal;
 };
@@ -84,23 +84,36 @@ struct DenseDecodeConfig {
   static constexpr int kRowThreads = kThreads / kRows;
   static constexpr int kThreadKeys = kKeys / kRowThreads;
 
+  // With four stages the scores of a tile, the softmax of the one before it, and the values of the one before
+  // that are computed side by side.
+  static constexpr bool kOverlapped = kStages >= 4;
+  static constexpr int kBuffers = kOverlapped ? 2 : 1;
+
   // Values: a warp has 64 columns of all rows.
   static constexpr int kRowTiles = kRows / 16;
   static constexpr int kWarpColumns = kMaxValueWidth / kWarps;
 };
 
+/// What a block knows of its split. Not in registers: they are short, and it is seldom needed.
+struct SplitPlace {
+  PartRow rest;  ///< of the part, behind the split
+  Split split;
+  bool exists;
+  tile::PagedRows rows;
+  std::int32_t first_diagonal;  ///< the first key that the first query does not see
+};
+
 template <class C>
 struct DenseDecodeShared {
-  std::uint16_t keys[C::kStages][C::kKeys * kMaxWidth];  ///< wide_row_offset
-  float scores[C::kDepthParts][C::kRows * C::kKeys];     ///< logit_offset
-  std::uint16_t weights[2][C::kRows * C::kKeys];         ///< narrow_row_offset; rounded, and the rest
-  float row_factor[C::kRows];                            ///< of the sums so far
-  std::uint8_t key_exists[C::kStages][C::kKeys];
-  // What is needed once a split: registers are short.
-  PartRow rest;  ///< of the part
-  Split split;
-  bool has_split;
-  std::int32_t first_diagonal;  ///< the first key that the first query does not see
+  std::uint16_t keys[C::kStages][C::kKeys * kMaxWidth];            ///< wide_row_offset
+  float scores[C::kBuffers][C::kDepthParts][C::kRows * C::kKeys];  ///< logit_offset
+  std::uint16_t weights[C::kBuffers][2][C::kRows * C::kKeys];  ///< narrow_row_offset; rounded, and the rest
+  float row_factor[C::kBuffers][C::kRows];                     ///< of the sums so far
+  /// Whether a factor of a row whose softmax this warp did is not 1.
+  alignas(8) std::uint8_t factor_given[C::kBuffers][C::kWarps];
+  /// Bit `i` of byte `w`: whether row `w + 8 i` of the tile exists.
+  alignas(8) std::uint8_t key_exists[C::kStages][C::kWarps];
+  SplitPlace place;
 };
 
 template <class C>
@@ -112,11 +125,11 @@ class DenseDecodeBlock {
   FLASHMLA_DEVICE explicit DenseDecodeBlock(const DenseDecodeParams& params)
       : params_(params),
         shared_(ptx::shared_memory<DenseDecodeShared<C>>()),
-        row_begin_(static_cast<std::int32_t>(row_tile()) * C::kRows) {}
+        row_begin_(static_cast<std::int32_t>(ptx::block_index().x) * C::kRows) {}
 
   FLASHMLA_DEVICE void run() {
     const Thread self = this_thread();
-    if (self.index == 0) shared_.rest = part_row();
+    if (self.index == 0) shared_.place.rest = part_row();
     while (next_split()) {
       attend();
       finish();
@@ -126,7 +139,7 @@ class DenseDecodeBlock {
  private:
   /// A given schedule may hold anything: what it names is brought into range.
   FLASHMLA_DEVICE PartRow part_row() const {
-    PartRow row = PartRow::load(params_.schedule + part() * params_.schedule_stride);
+    PartRow row = PartRow::load(params_.schedule + ptx::block_index().z * params_.schedule_stride);
     const auto last_seq = static_cast<std::int32_t>(params_.request.batch - 1);
     row.begin_seq = row.begin_seq < 0 ? 0 : row.begin_seq;
     row.end_seq = row.end_seq > last_seq ? last_seq : row.end_seq;
@@ -143,22 +156,21 @@ class DenseDecodeBlock {
   FLASHMLA_DEVICE bool next_split() {
     const Thread self = this_thread();
     if (self.index == 0) {
-      PartSplits splits(params_.request, shared_.rest);
-      Split split = {};
-      shared_.has_split = splits.next(split);
-      shared_.split = split;
-      shared_.rest = splits.rest();
-      if (shared_.has_split) {
-        shared_.first_diagonal =
-            static_cast<std::int32_t>(params_.request.length_of(split.seq)) - params_.s_q + 1;
+      SplitPlace& place = shared_.place;
+      PartSplits splits(params_.request, place.rest);
+      place.exists = splits.next(place.split);
+      place.rest = splits.rest();
+      if (place.exists) {
+        const std::int64_t seq = place.split.seq;
+        place.rows = params_.cache.rows_of(seq, head());
+        place.first_diagonal = static_cast<std::int32_t>(params_.request.length_of(seq)) - params_.s_q + 1;
       }
     }
     ptx::sync_block();
-    return shared_.has_split;
+    return shared_.place.exists;
   }
 
-  // --- Which thread and block this is
-  // --------------------------------------------------------------------------
+  // --- Which thread and block this is -----------------------------------------------------------------
 
   struct Thread {
     int index, warp, lane;
@@ -166,69 +178,106 @@ class DenseDecodeBlock {
 
   /// Asked anew in each step: 255 registers do not hold it through all of them.
   FLASHMLA_DEVICE static Thread this_thread() {
-    const int index = ptx::reread_thread_index();
-    return {index, index / ptx::kWarpSize, index % ptx::kWarpSize};
+    const std::uint32_t index = ptx::reread_thread_index() % C::kThreads;
+    return {static_cast<int>(index), static_cast<int>(index / ptx::kWarpSize),
+            static_cast<int>(index % ptx::kWarpSize)};
   }
 
-  FLASHMLA_DEVICE std::uint32_t row_tile() const {
-    return ptx::block_index().x % static_cast<std::uint32_t>(params_.row_tiles);
-  }
-  FLASHMLA_DEVICE std::uint32_t head_and_part() const {
-    return ptx::block_index().x / static_cast<std::uint32_t>(params_.row_tiles);
-  }
-  FLASHMLA_DEVICE std::int32_t head() const {
-    return static_cast<std::int32_t>(head_and_part() % static_cast<std::uint32_t>(params_.h_kv));
-  }
-  FLASHMLA_DEVICE std::int64_t part() const {
-    return head_and_part() / static_cast<std::uint32_t>(params_.h_kv);
-  }
-  FLASHMLA_DEVICE std::int32_t rows() const { return params_.s_q * params_.group; }
+  FLASHMLA_DEVICE std::int32_t head() const { return static_cast<std::int32_t>(ptx::block_index().y); }
 
   // --- One split ----------------------------------------------------------------------------------
 
   FLASHMLA_DEVICE void attend() {
     const Thread self = this_thread();
-    const Split split = shared_.split;
+    const Split split = shared_.place.split;
     begin_ = static_cast<std::int32_t>(split.begin);
     end_ = static_cast<std::int32_t>(split.end);
     if (params_.causal) {
-      const std::int32_t last_row = row_begin_ + C::kRows < rows() ? row_begin_ + C::kRows : rows();
+      const std::int32_t last_row =
+          row_begin_ + C::kRows < params_.rows ? row_begin_ + C::kRows : params_.rows;
       const std::int32_t visible = bound_of(last_row - 1);
       end_ = end_ < visible ? end_ : visible;
     }
     row_bound_ = min(bound_of(row_begin_ + self.index / C::kRowThreads), end_);
 
-    look_up(0);
+    look_up(self, 0);
     for (int stage = 0; stage < C::kStages; ++stage) load_tile(stage, stage);
     load_queries(split.seq);
     start_rows();
     ptx::copy_async_wait<C::kStages - 1>();
     ptx::sync_block();
-    int stage = 0;
-    for (std::int32_t tile = 0; keys_from(tile) > 0; ++tile) {
-      scores(stage);
-      ptx::sync_block();
-      const bool rest_matters = softmax(tile, stage);
-      const bool exact = ptx::sync_block_or(rest_matters);
-      if (params_.causal) keep_hidden_values_out(tile, stage);
-      values(stage, exact);
-      ptx::copy_async_wait<C::kStages - 2>();
-      ptx::sync_block();
-      load_tile(tile + C::kStages, stage);
-      stage = stage + 1 == C::kStages ? 0 : stage + 1;
+    if constexpr (C::kOverlapped) {
+      overlapped_tiles();
+    } else {
+      tiles_in_turn();
     }
     ptx::copy_async_wait<0>();
   }
 
+  FLASHMLA_DEVICE static int next(int stage) { return stage + 1 == C::kStages ? 0 : stage + 1; }
+
+  FLASHMLA_DEVICE void tiles_in_turn() {
+    int stage = 0;
+    for (std::int32_t tile = 0; keys_from(tile) > 0; ++tile) {
+      scores(stage, 0);
+      ptx::sync_block();
+      const bool exact = ptx::sync_block_or(softmax(tile, stage, 0));
+      if (params_.causal) keep_hidden_values_out(tile, stage, 0);
+      values(stage, 0, exact);
+      ptx::copy_async_wait<C::kStages - 2>();
+      ptx::sync_block();
+      load_tile(tile + C::kStages, stage);
+      stage = next(stage);
+    }
+  }
+
+  /// One barrier a tile: in its turn, tile `t` gets its scores, then its softmax, then its values. The two
+  /// warps of a scheduler begin at different ends, so that one multiplies while the other waits for
+  /// latencies.
+  FLASHMLA_DEVICE void overlapped_tiles() {
+    if (keys_from(0) <= 0) return;
+    scores(0, 0);
+    ptx::copy_async_wait<C::kStages - 2>();
+    ptx::sync_block();
+    const bool first_rest_matters = softmax(0, 0, 0);
+    if (keys_from(1) > 0) scores(next(0), 1);
+    ptx::copy_async_wait<C::kStages - 3>();
+    bool exact = ptx::sync_block_or(first_rest_matters);
+    int stage = 0;
+    for (std::int32_t tile = 0; keys_from(tile) > 0; ++tile) {
+      const int buffer = tile % 2;
+      if (params_.causal) keep_hidden_values_out(tile, stage, buffer);
+      const bool latencies_first = this_thread().warp < C::kWarps / 2;
+      bool rest_matters = false;
+      if (latencies_first) rest_matters = move_on(tile, stage, buffer);
+      if (keys_from(tile + 2) > 0) scores(next(next(stage)), buffer);
+      values(stage, buffer, exact);
+      if (!latencies_first) rest_matters = move_on(tile, stage, buffer);
+      ptx::copy_async_wait<C::kStages - 4>();
+      exact = ptx::sync_block_or(rest_matters);
+      stage = next(stage);
+    }
+  }
+
+  /// The softmax of the next tile, and the load that the barrier before this tile has made room for.
+  FLASHMLA_DEVICE bool move_on(std::int32_t tile, int stage, int buffer) {
+    if (tile > 0) load_tile(tile - 1 + C::kStages, stage == 0 ? C::kStages - 1 : stage - 1);
+    return keys_from(tile + 1) > 0 && softmax(tile + 1, next(stage), 1 - buffer);
+  }
+
   /// The first key that a row does not see, by its query.
   FLASHMLA_DEVICE std::int32_t bound_of(std::int32_t row) const {
-    return params_.causal ? shared_.first_diagonal + row / params_.group : end_;
+    return params_.causal ? shared_.place.first_diagonal + params_.group.quotient(row) : end_;
+  }
+
+  FLASHMLA_DEVICE std::int64_t query_head(std::int32_t row) const {
+    return head() * std::int64_t{params_.group.divisor()} + params_.group.remainder(row);
   }
 
   FLASHMLA_DEVICE static std::int32_t min(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
 
   FLASHMLA_DEVICE void start_rows() {
-    state_ = {};
+    base_ = tile::kMinusInfinity;
     row_sum_ = 0;
     FLASHMLA_UNROLL
     for (int i = 0; i < C::kRowTiles; ++i) {
@@ -245,10 +294,6 @@ class DenseDecodeBlock {
   static constexpr int kWarpRows = C::kKeys / C::kWarps;  ///< rows of a tile that a warp loads
   static_assert(kWarpRows == 4);
 
-  FLASHMLA_DEVICE tile::PagedRows paged_rows() const {
-    return tile::PagedRows(params_.cache, shared_.split.seq, head());
-  }
-
   /// Keys of this tile and those behind it; not positive behind the last one. `tile` may be some tiles behind
   /// it, where the number of a key need not be an i32.
   FLASHMLA_DEVICE std::int32_t keys_from(std::int32_t tile) const {
@@ -256,53 +301,72 @@ class DenseDecodeBlock {
                                      static_cast<std::uint32_t>(tile) * C::kKeys);
   }
 
-  /// Reads the page table for a tile that will be loaded; its latency is then not waited for.
-  FLASHMLA_DEVICE void look_up(std::int32_t tile) {
-    const Thread self = this_thread();
-    const int key = self.warp * kWarpRows + self.lane % kWarpRows;
-    next_block_ = key < keys_from(tile) ? paged_rows().block_of(begin_ + tile * C::kKeys + key) : -1;
+  /// A warp loads the rows `warp + 8 i` of a tile. Its lanes look up 8 tiles at once, lane `l` the row `i = l
+  /// % 4` of tile `l / 4` of them.
+  static constexpr int kTilesLookedUp = ptx::kWarpSize / kWarpRows;
+
+  /// The key that this lane looks up for the 8 tiles from `tile` on; and whether it exists.
+  FLASHMLA_DEVICE bool key_of_lane(const Thread& self, std::int32_t tile, std::int32_t& key) const {
+    const int local = self.lane / kWarpRows * C::kKeys + self.lane % kWarpRows * C::kWarps + self.warp;
+    key = begin_ + tile * C::kKeys + local;
+    return local < keys_from(tile);
+  }
+
+  /// Reads the page table for the 8 tiles from `tile` on, long before they are loaded.
+  FLASHMLA_DEVICE void look_up(const Thread& self, std::int32_t tile) {
+    std::int32_t key;
+    next_block_ = key_of_lane(self, tile, key) ? params_.cache.block_of(shared_.place.rows, key) : -1;
+  }
+
+  /// Turns what was looked up into rows.
+  FLASHMLA_DEVICE void find_rows(const Thread& self, std::int32_t tile) {
+    std::int32_t key;
+    row_of_lane_ =
+        key_of_lane(self, tile, key) ? params_.cache.row(shared_.place.rows, next_block_, key) : nullptr;
+    look_up(self, tile + kTilesLookedUp);
   }
 
   /// Starts the copy of a tile into a stage; rows that do not exist become zeros, so that a weight of 0 hides
-  /// them. One group of copies, empty behind the last tile.
+  /// them. One group of copies, empty behind the last tile. Tiles are loaded in order.
   FLASHMLA_DEVICE void load_tile(std::int32_t tile, int stage) {
-    const Thread self = this_thread();
-    const std::int32_t keys = keys_from(tile);
-    if (keys > 0) {
-      const int key = self.warp * kWarpRows + self.lane % kWarpRows;
-      const std::uint16_t* row =
-          key < keys ? paged_rows().row(next_block_, begin_ + tile * C::kKeys + key) : nullptr;
-      if (self.lane < kWarpRows) shared_.key_exists[stage][key] = row != nullptr;
-      look_up(tile + 1);
-      copy_rows(row, stage);
+    if (keys_from(tile) > 0) {
+      const Thread self = this_thread();
+      if (tile % kTilesLookedUp == 0) find_rows(self, tile);
+      copy_rows(self, tile % kTilesLookedUp * kWarpRows, stage);
     }
     ptx::copy_async_commit();
   }
 
   /// A row has 72 chunks: two rounds of a warp, and a quarter of a round that four rows share.
-  FLASHMLA_DEVICE void copy_rows(const std::uint16_t* row_of_lane, int stage) {
-    const Thread self = this_thread();
-    const int first_row = self.warp * kWarpRows;
-    const auto address = reinterpret_cast<std::uint64_t>(row_of_lane);
-    const auto low = static_cast<std::uint32_t>(address);
-    const auto high = static_cast<std::uint32_t>(address >> 32);
-    const auto row_of = [&](int lane) {
-      return reinterpret_cast<const std::uint16_t*>(std::uint64_t{ptx::shuffle(high, lane)} << 32 |
-                                                    ptx::shuffle(low, lane));
-    };
+  FLASHMLA_DEVICE void copy_rows(const Thread& self, int first_lane, int stage) {
+    static_assert(C::kWarps == 8, "all rows of a warp are swizzled alike");
+    const int chunk = self.lane ^ self.warp;
+    std::uint16_t* to = shared_.keys[stage] + self.warp * kMaxWidth;
+    const std::uint32_t exist =
+        ptx::warp_ballot(row_of_lane_ != nullptr) >> first_lane & ((1u << kWarpRows) - 1);
+    if (self.lane == 0) shared_.key_exists[stage][self.warp] = static_cast<std::uint8_t>(exist);
     FLASHMLA_UNROLL
     for (int i = 0; i < kWarpRows; ++i) {
-      const std::uint16_t* row = row_of(i);
-      copy_chunk(row, stage, first_row + i, self.lane);
-      copy_chunk(row, stage, first_row + i, 32 + self.lane);
+      const std::uint16_t* row = row_of(first_lane + i);
+      std::uint16_t* to_row = to + i * C::kWarps * kMaxWidth;
+      copy_chunk(to_row + chunk * tile::kChunk, row, self.lane);
+      copy_chunk(to_row + (32 + chunk) * tile::kChunk, row, 32 + self.lane);
     }
-    copy_chunk(row_of(self.lane / 8), stage, first_row + self.lane / 8, 64 + self.lane % 8);
+    std::uint16_t* to_row = to + self.lane / 8 * C::kWarps * kMaxWidth;
+    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, row_of(first_lane + self.lane / 8),
+               64 + self.lane % 8);
   }
 
-  FLASHMLA_DEVICE void copy_chunk(const std::uint16_t* row, int stage, int tile_row, int chunk) {
-    const bool exists = row != nullptr && chunk * tile::kChunk < params_.d_qk;
-    std::uint16_t* to = shared_.keys[stage] + tile::wide_row_offset<kMaxWidth>(tile_row, chunk);
-    ptx::copy_async_16(to, exists ? row + chunk * tile::kChunk : params_.q, exists ? 16 : 0);
+  FLASHMLA_DEVICE const std::uint16_t* row_of(int lane) const {
+    const auto address = reinterpret_cast<std::uint64_t>(row_of_lane_);
+    const std::uint32_t low = ptx::shuffle(static_cast<std::uint32_t>(address), lane);
+    const std::uint32_t high = ptx::shuffle(static_cast<std::uint32_t>(address >> 32), lane);
+    return reinterpret_cast<const std::uint16_t*>(std::uint64_t{high} << 32 | low);
+  }
+
+  FLASHMLA_DEVICE void copy_chunk(std::uint16_t* to, const std::uint16_t* row, int chunk) {
+    const bool exists = (row != nullptr) & (chunk * tile::kChunk < params_.d_qk);
+    ptx::copy_async_16(to, row + chunk * tile::kChunk, exists ? 16 : 0);
   }
 
   /// Q as fragments of A; step `s` of a warp covers the columns of step `s * kDepthParts + depth_part()`.
@@ -313,14 +377,14 @@ class DenseDecodeBlock {
     for (int i = 0; i < 2 * C::kScoreTiles; ++i) {
       const std::int32_t row =
           row_begin_ + (row_group(self.warp) * C::kScoreTiles + i / 2) * 16 + i % 2 * 8 + self.lane / 4;
-      const std::uint16_t* from = q + row / params_.group * params_.q_strides[1] +
-                                  (head() * params_.group + row % params_.group) * params_.q_strides[2];
+      const std::uint16_t* from =
+          q + params_.group.quotient(row) * params_.q_strides[1] + query_head(row) * params_.q_strides[2];
       FLASHMLA_UNROLL
       for (int s = 0; s < C::kDepthSteps; ++s) {
         FLASHMLA_UNROLL
         for (int half = 0; half < 2; ++half) {
           const int column = (s * C::kDepthParts + depth_part(self.warp)) * 16 + half * 8 + self.lane % 4 * 2;
-          const bool exists = row < rows() && column < params_.d_qk;
+          const bool exists = row < params_.rows && column < params_.d_qk;
           q_[i / 2][s][half * 2 + i % 2] =
               exists ? *reinterpret_cast<const std::uint32_t*>(from + column) : 0u;
         }
@@ -334,7 +398,7 @@ class DenseDecodeBlock {
   FLASHMLA_DEVICE static int row_group(int warp) { return warp / C::kDepthParts % C::kRowGroups; }
   FLASHMLA_DEVICE static int key_group(int warp) { return warp / C::kDepthParts / C::kRowGroups; }
 
-  FLASHMLA_DEVICE void scores(int stage) {
+  FLASHMLA_DEVICE void scores(int stage, int buffer) {
     const Thread self = this_thread();
     FLASHMLA_UNROLL
     for (int k = 0; k < C::kWarpKeys; k += 16) {
@@ -353,21 +417,22 @@ class DenseDecodeBlock {
           ptx::mma_16x8x16<T>(sums[i][1], q_[i][s], b[2], b[3]);
         }
       }
-      store_scores(sums, first_key);
+      store_scores(sums, first_key, buffer);
     }
   }
 
-  FLASHMLA_DEVICE void store_scores(const float (&sums)[C::kScoreTiles][2][4], int first_key) {
+  FLASHMLA_DEVICE void store_scores(const float (&sums)[C::kScoreTiles][2][4], int first_key, int buffer) {
     const Thread self = this_thread();
-    float* scores = shared_.scores[depth_part(self.warp)];
+    const int row = row_group(self.warp) * C::kScoreTiles * 16 + self.lane / 4;
+    const int swizzle = tile::logit_swizzle(row);
+    float* scores = shared_.scores[buffer][depth_part(self.warp)] + row * C::kKeys;
     FLASHMLA_UNROLL
-    for (int i = 0; i < C::kScoreTiles; ++i) {
-      const int row = (row_group(self.warp) * C::kScoreTiles + i) * 16 + self.lane / 4;
+    for (int j = 0; j < 2; ++j) {
+      float* to = scores + ((first_key + j * 8 + self.lane % 4 * 2) ^ swizzle);
       FLASHMLA_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        const int column = first_key + j * 8 + self.lane % 4 * 2;
-        store_pair(scores + tile::logit_offset(row, column), sums[i][j][0], sums[i][j][1]);
-        store_pair(scores + tile::logit_offset(row + 8, column), sums[i][j][2], sums[i][j][3]);
+      for (int i = 0; i < C::kScoreTiles; ++i) {
+        store_pair(to + 16 * i * C::kKeys, sums[i][j][0], sums[i][j][1]);
+        store_pair(to + (16 * i + 8) * C::kKeys, sums[i][j][2], sums[i][j][3]);
       }
     }
   }
@@ -386,87 +451,125 @@ class DenseDecodeBlock {
   static constexpr float kNegligible = 0x1p-14f;
 
   /// Returns whether the rest of a weight of this thread matters.
-  FLASHMLA_DEVICE bool softmax(std::int32_t tile, int stage) {
+  FLASHMLA_DEVICE bool softmax(std::int32_t tile, int stage, int buffer) {
     const Thread self = this_thread();
     const int row = self.index / C::kRowThreads;
     const int first_key = self.index % C::kRowThreads * C::kThreadKeys;
-    float weights[C::kThreadKeys];
-    read_logits(weights, row, first_key);
-    const std::int32_t visible = row_bound_ - (begin_ + tile * C::kKeys + first_key);
-    float largest = tile::kMinusInfinity;
+    float logits[C::kThreadKeys];
+    read_logits(logits, row, first_key, buffer);
+    hide_keys(logits, row_bound_ - (begin_ + tile * C::kKeys + first_key), stage, first_key);
+    float largest = logits[0];
     FLASHMLA_UNROLL
-    for (int k = 0; k < C::kThreadKeys; ++k) {
-      const bool seen = k < visible && shared_.key_exists[stage][first_key + k] != 0;
-      weights[k] = seen ? ptx::multiply(weights[k], params_.logit_factor) : tile::kMinusInfinity;
-      largest = ptx::max(largest, weights[k]);
-    }
-    const float factor = state_.advance(largest_in_row(largest));
+    for (int k = 1; k < C::kThreadKeys; ++k) largest = ptx::max(largest, logits[k]);
+    float sum_before = row_sum_;
+    reduce_row(largest, sum_before);
+    const float factor = advance(largest);
     row_sum_ = ptx::multiply(row_sum_, factor);
-    if (first_key == 0) shared_.row_factor[row] = factor;
-    return store_weights(weights, row, first_key);
+    sum_before = ptx::multiply(sum_before, factor);
+    if (first_key == 0) shared_.row_factor[buffer][row] = factor;
+    const bool given = ptx::warp_any(factor != 1);
+    if (self.lane == 0) shared_.factor_given[buffer][self.warp] = given;
+    return store_weights(logits, row, first_key, buffer, sum_before);
   }
 
-  FLASHMLA_DEVICE void read_logits(float (&logits)[C::kThreadKeys], int row, int first_key) const {
+  /// Logits of keys that do not exist or that the row does not see become -inf. Most tiles have none.
+  FLASHMLA_DEVICE void hide_keys(float (&logits)[C::kThreadKeys], std::int32_t visible, int stage,
+                                 int first_key) const {
+    const auto exist = *reinterpret_cast<const WarpBytes*>(shared_.key_exists[stage]);
+    constexpr std::uint32_t kAll = 0x0f0f0f0f;
+    if (visible >= C::kThreadKeys && exist.words[0] == kAll && exist.words[1] == kAll) return;
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; ++k) {
+      const int key = first_key + k;
+      const bool exists = (shared_.key_exists[stage][key % C::kWarps] >> key / C::kWarps & 1) != 0;
+      if (k >= visible || !exists) logits[k] = tile::kMinusInfinity;
+    }
+  }
+  struct alignas(8) WarpBytes {
+    std::uint32_t words[C::kWarps / 4];
+  };
+
+  /// The row's base follows the largest logit only when that has grown by more than kSlack: sums are then
+  /// rescaled rarely, and weights stay below `2^kSlack`. Returns the factor of all earlier sums.
+  FLASHMLA_DEVICE float advance(float largest) {
+    constexpr float kSlack = 4;
+    if (!(largest > base_ + kSlack)) return 1;
+    const float factor = ptx::exp2_approx(ptx::add(base_, -largest));
+    base_ = largest;
+    return factor;
+  }
+
+  /// In units of log 2, as the base.
+  FLASHMLA_DEVICE void read_logits(float (&logits)[C::kThreadKeys], int row, int first_key,
+                                   int buffer) const {
+    const int swizzle = tile::logit_swizzle(row);
     FLASHMLA_UNROLL
     for (int k = 0; k < C::kThreadKeys; k += kReadWidth) {
-      const int at = tile::logit_offset(row, first_key + k);
+      const float* from = shared_.scores[buffer][0] + row * C::kKeys + ((first_key + k) ^ swizzle);
       FLASHMLA_UNROLL
       for (int part = 0; part < C::kDepthParts; ++part) {
-        const auto read = *reinterpret_cast<const ReadUnit*>(shared_.scores[part] + at);
+        const auto read = *reinterpret_cast<const ReadUnit*>(from + part * C::kRows * C::kKeys);
         FLASHMLA_UNROLL
         for (int i = 0; i < kReadWidth; ++i) {
           logits[k + i] = part == 0 ? read.values[i] : ptx::add(logits[k + i], read.values[i]);
         }
       }
     }
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; ++k) logits[k] = ptx::multiply(logits[k], params_.logit_factor);
   }
   static constexpr int kReadWidth = C::kThreadKeys < 4 ? C::kThreadKeys : 4;
   struct alignas(kReadWidth * 4) ReadUnit {
     float values[kReadWidth];
   };
 
-  FLASHMLA_DEVICE static float largest_in_row(float value) {
+  /// The largest and the sum over the threads of a row.
+  FLASHMLA_DEVICE static void reduce_row(float& largest, float& sum) {
     FLASHMLA_UNROLL
     for (int mask = C::kRowThreads / 2; mask > 0; mask /= 2) {
-      value = ptx::max(value, ptx::shuffle_xor(value, mask));
+      largest = ptx::max(largest, ptx::shuffle_xor(largest, mask));
+      sum = ptx::add(sum, ptx::shuffle_xor(sum, mask));
     }
-    return value;
   }
 
-  FLASHMLA_DEVICE static float sum_of_row(float value) {
-    FLASHMLA_UNROLL
-    for (int mask = C::kRowThreads / 2; mask > 0; mask /= 2) {
-      value = ptx::add(value, ptx::shuffle_xor(value, mask));
-    }
-    return value;
-  }
-
-  /// Turns logits into weights; stores both halves of them.
-  FLASHMLA_DEVICE bool store_weights(const float (&logits)[C::kThreadKeys], int row, int first_key) {
-    const float base = state_.subtrahend();
-    float sum = 0;
-    float largest_rest = 0;
+  /// Turns logits into weights and stores both halves of them. `sum_before` is the sum of the row's weights
+  /// in tiles before.
+  FLASHMLA_DEVICE bool store_weights(float (&weights)[C::kThreadKeys], int row, int first_key, int buffer,
+                                     float sum_before) {
+    const float subtrahend = base_ == tile::kMinusInfinity ? 0 : base_;
     WeightUnit rounded;
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; ++k) {
+      weights[k] = ptx::exp2_approx(ptx::add(weights[k], -subtrahend));
+      row_sum_ = ptx::add(row_sum_, weights[k]);
+    }
+    FLASHMLA_UNROLL
+    for (int k = 0; k < C::kThreadKeys; k += 2)
+      rounded.pairs[k / 2] = Float::pack(weights[k], weights[k + 1]);
     WeightUnit rest;
+    const bool rest_matters = rest_of(weights, rounded, ptx::multiply(sum_before, kNegligible), rest);
+    const int at = tile::narrow_row_offset(row, first_key / tile::kChunk) + first_key % tile::kChunk;
+    *reinterpret_cast<WeightUnit*>(shared_.weights[buffer][0] + at) = rounded;
+    *reinterpret_cast<WeightUnit*>(shared_.weights[buffer][1] + at) = rest;
+    return rest_matters;
+  }
+
+  struct WeightUnit;
+
+  /// What rounding took from weights; returns whether one of them is more than `negligible`.
+  FLASHMLA_DEVICE static bool rest_of(const float (&weights)[C::kThreadKeys], const WeightUnit& rounded,
+                                      float negligible, WeightUnit& rest) {
+    float largest = 0;
     FLASHMLA_UNROLL
     for (int k = 0; k < C::kThreadKeys; k += 2) {
-      const float low = ptx::exp2_approx(ptx::add(logits[k], -base));
-      const float high = ptx::exp2_approx(ptx::add(logits[k + 1], -base));
-      const std::uint32_t packed = Float::pack(low, high);
-      const float low_rest = ptx::add(low, -Float::low(packed));
-      const float high_rest = ptx::add(high, -Float::high(packed));
-      rounded.pairs[k / 2] = packed;
-      rest.pairs[k / 2] = Float::pack(low_rest, high_rest);
-      sum = ptx::add(sum, ptx::add(low, high));
-      largest_rest = ptx::max(largest_rest, ptx::max(__builtin_fabsf(low_rest), __builtin_fabsf(high_rest)));
+      const float low = ptx::add(weights[k], -Float::low(rounded.pairs[k / 2]));
+      const float high = ptx::add(weights[k + 1], -Float::high(rounded.pairs[k / 2]));
+      rest.pairs[k / 2] = Float::pack(low, high);
+      largest = ptx::max(largest, ptx::max(__builtin_fabsf(low), __builtin_fabsf(high)));
     }
-    const int at = tile::narrow_row_offset(row, first_key / tile::kChunk) + first_key % tile::kChunk;
-    *reinterpret_cast<WeightUnit*>(shared_.weights[0] + at) = rounded;
-    *reinterpret_cast<WeightUnit*>(shared_.weights[1] + at) = rest;
-    row_sum_ = ptx::add(row_sum_, sum);
-    state_.sum = ptx::add(state_.sum, sum_of_row(sum));
-    return largest_rest > kNegligible * state_.sum;
+    return largest > negligible;
   }
+
   struct alignas(C::kThreadKeys * 2) WeightUnit {
     std::uint32_t pairs[C::kThreadKeys / 2];
   };
@@ -475,23 +578,21 @@ class DenseDecodeBlock {
 
   static constexpr int kColumnTiles = C::kWarpColumns / 8;
 
-  FLASHMLA_DEVICE void values(int stage, bool exact) {
+  FLASHMLA_DEVICE void values(int stage, int buffer, bool exact) {
     const Thread self = this_thread();
     if (self.warp * C::kWarpColumns >= params_.d_v) return;
-    rescale();
-    for (int pass = 0; pass < (exact ? 2 : 1); ++pass) add_values(stage, shared_.weights[pass]);
+    rescale(buffer);
+    for (int pass = 0; pass < (exact ? 2 : 1); ++pass) add_values(stage, shared_.weights[buffer][pass]);
   }
 
-  FLASHMLA_DEVICE void rescale() {
+  FLASHMLA_DEVICE void rescale(int buffer) {
     const Thread self = this_thread();
+    const auto given = *reinterpret_cast<const WarpBytes*>(shared_.factor_given[buffer]);
+    if ((given.words[0] | given.words[1]) == 0) return;
     float factors[2 * C::kRowTiles];
-    bool all_one = true;
     FLASHMLA_UNROLL
-    for (int i = 0; i < 2 * C::kRowTiles; ++i) {
-      factors[i] = shared_.row_factor[i * 8 + self.lane / 4];
-      all_one = all_one && factors[i] == 1;
-    }
-    if (ptx::warp_any(!all_one)) scale_rows(factors);
+    for (int i = 0; i < 2 * C::kRowTiles; ++i) factors[i] = shared_.row_factor[buffer][i * 8 + self.lane / 4];
+    scale_rows(factors);
   }
 
   FLASHMLA_DEVICE void scale_rows(const float (&factors)[2 * C::kRowTiles]) {
@@ -534,7 +635,7 @@ class DenseDecodeBlock {
 
   /// A weight of 0 hides a value from a row unless it is infinite or NaN. Where rows differ in what they see,
   /// such values are added by hand to the rows that see them, and then cleared.
-  FLASHMLA_DEVICE void keep_hidden_values_out(std::int32_t tile, int stage) {
+  FLASHMLA_DEVICE void keep_hidden_values_out(std::int32_t tile, int stage, int buffer) {
     const Thread self = this_thread();
     const std::int32_t tile_begin = begin_ + tile * C::kKeys;
     const int first_key = static_cast<int>(bound_of(row_begin_) - tile_begin);
@@ -549,32 +650,33 @@ class DenseDecodeBlock {
         for (int i = 0; i < 4; ++i) nonfinite = nonfinite || tile::any_nonfinite<T>(pairs[i]);
       }
     }
-    if (ptx::sync_block_or(nonfinite)) add_and_clear(tile_begin, stage, begin, keys);
+    if (ptx::sync_block_or(nonfinite)) add_and_clear(tile_begin, stage, buffer, begin, keys);
   }
 
-  FLASHMLA_DEVICE void add_and_clear(std::int32_t tile_begin, int stage, int begin, int end) {
+  FLASHMLA_DEVICE void add_and_clear(std::int32_t tile_begin, int stage, int buffer, int begin, int end) {
     const Thread self = this_thread();
-    rescale();
-    for (int key = begin; key < end; ++key) add_key(tile_begin, stage, key);
+    rescale(buffer);
+    for (int key = begin; key < end; ++key) add_key(tile_begin, stage, buffer, key);
     ptx::sync_block();
     for (int key = begin; key < end; ++key) {
       for (int column = self.index; column < kMaxWidth; column += C::kThreads) {
         shared_.keys[stage][key * kMaxWidth + column] = 0;
       }
     }
-    for (int row = self.index; row < C::kRows; row += C::kThreads) shared_.row_factor[row] = 1;
+    if (self.lane == 0) shared_.factor_given[buffer][self.warp] = 0;
     ptx::sync_block();
   }
 
   /// Adds one key's value to this thread's columns of the rows that see it.
-  FLASHMLA_DEVICE void add_key(std::int32_t tile_begin, int stage, int key) {
+  FLASHMLA_DEVICE void add_key(std::int32_t tile_begin, int stage, int buffer, int key) {
     const Thread self = this_thread();
     FLASHMLA_UNROLL
     for (int i = 0; i < 2 * C::kRowTiles; ++i) {
       const int row = i * 8 + self.lane / 4;
       if (tile_begin + key >= bound_of(row_begin_ + row)) continue;
       const int at = tile::narrow_row_offset(row, key / tile::kChunk) + key % tile::kChunk;
-      const float weight = Float::low(shared_.weights[0][at]) + Float::low(shared_.weights[1][at]);
+      const float weight =
+          Float::low(shared_.weights[buffer][0][at]) + Float::low(shared_.weights[buffer][1][at]);
       FLASHMLA_UNROLL
       for (int j = 0; j < kColumnTiles; ++j) {
         const auto pair = *reinterpret_cast<const std::uint32_t*>(
@@ -591,7 +693,7 @@ class DenseDecodeBlock {
 
   /// Divides by the sums; writes a whole sequence's rows to the outputs, a split's for the merge.
   FLASHMLA_DEVICE void finish() {
-    const Split split = shared_.split;
+    const Split split = shared_.place.split;
     const std::int32_t first_slot = params_.num_splits[split.seq * params_.num_splits_stride];
     const std::int32_t next_slot = params_.num_splits[(split.seq + 1) * params_.num_splits_stride];
     const bool whole = next_slot - first_slot == 1;
@@ -608,58 +710,63 @@ class DenseDecodeBlock {
 
   FLASHMLA_DEVICE void finish_sums(std::int64_t seq, bool whole, std::int64_t slot) {
     const Thread self = this_thread();
-    const float sum = sum_of_row(row_sum_);
+    float sum = row_sum_;
+    float base = base_;
+    reduce_row(base, sum);
     const bool sees_nothing = sum == 0;
     if (self.index % C::kRowThreads != 0) return;
     const int tile_row = self.index / C::kRowThreads;
-    shared_.row_factor[tile_row] = sees_nothing ? 0 : 1 / sum;
+    shared_.row_factor[0][tile_row] = sees_nothing ? 0 : 1 / sum;
     const std::int32_t row = row_begin_ + tile_row;
-    if (row >= rows()) return;
-    const float lse = sees_nothing ? tile::kMinusInfinity : state_.base + ptx::log2_approx(sum);
+    if (row >= params_.rows) return;
+    const float lse = sees_nothing ? tile::kMinusInfinity : base + ptx::log2_approx(sum);
     if (whole) {
-      float* to = params_.lse + seq * params_.lse_strides[0] +
-                  (head() * params_.group + row % params_.group) * params_.lse_strides[1] +
-                  row / params_.group * params_.lse_strides[2];
+      float* to = params_.lse + seq * params_.lse_strides[0] + query_head(row) * params_.lse_strides[1] +
+                  params_.group.quotient(row) * params_.lse_strides[2];
       *to = sees_nothing ? -tile::kMinusInfinity : ptx::multiply(lse, tile::kLn2);
     } else if (slot >= 0 && slot < params_.slots) {
-      params_.partial_lse[(slot * params_.h_kv + head()) * rows() + row] = lse;
+      params_.partial_lse[(slot * params_.h_kv + head()) * params_.rows + row] = lse;
     }
   }
 
-  /// Calls `write(row, column, first, second)` for the pairs of neighbours that this thread holds.
-  template <class Write>
-  FLASHMLA_DEVICE void for_each_pair(Write&& write) {
+  /// For the rows and columns that this thread holds: `begin_of(row)` is where a row of results begins, and
+  /// `store(to, first, second)` puts two neighbours there.
+  template <class BeginOf, class Store>
+  FLASHMLA_DEVICE void write(BeginOf&& begin_of, Store&& store) {
     const Thread self = this_thread();
+    const int first_column = self.warp * C::kWarpColumns;
     FLASHMLA_UNROLL
     for (int i = 0; i < 2 * C::kRowTiles; ++i) {
       const int tile_row = i * 8 + self.lane / 4;
       const std::int32_t row = row_begin_ + tile_row;
-      if (row >= rows()) continue;
-      const float factor = shared_.row_factor[tile_row];
+      if (row >= params_.rows) continue;
+      const float factor = shared_.row_factor[0][tile_row];
+      auto* to = begin_of(row) + first_column + self.lane % 4 * 2;
       FLASHMLA_UNROLL
       for (int j = 0; j < kColumnTiles; ++j) {
-        const int column = self.warp * C::kWarpColumns + j * 8 + self.lane % 4 * 2;
-        if (column >= params_.d_v) continue;
+        if (first_column + j * 8 >= params_.d_v) continue;
         const float* pair = out_[i / 2][j] + i % 2 * 2;
-        write(row, column, ptx::multiply(pair[0], factor), ptx::multiply(pair[1], factor));
+        store(to + j * 8, ptx::multiply(pair[0], factor), ptx::multiply(pair[1], factor));
       }
     }
   }
 
   FLASHMLA_DEVICE void write_rows(std::int64_t seq) {
-    for_each_pair([&](std::int32_t row, int column, float first, float second) {
-      std::uint16_t* to = params_.out + seq * params_.out_strides[0] +
-                          row / params_.group * params_.out_strides[1] +
-                          (head() * params_.group + row % params_.group) * params_.out_strides[2];
-      *reinterpret_cast<std::uint32_t*>(to + column) = Float::pack(first, second);
-    });
+    std::uint16_t* out = params_.out + seq * params_.out_strides[0];
+    write(
+        [&](std::int32_t row) {
+          return out + params_.group.quotient(row) * params_.out_strides[1] +
+                 query_head(row) * params_.out_strides[2];
+        },
+        [](std::uint16_t* to, float first, float second) {
+          *reinterpret_cast<std::uint32_t*>(to) = Float::pack(first, second);
+        });
   }
 
   FLASHMLA_DEVICE void write_partial_rows(std::int64_t slot) {
-    for_each_pair([&](std::int32_t row, int column, float first, float second) {
-      const std::int64_t at = (slot * params_.h_kv + head()) * rows() + row;
-      store_pair(params_.partial_out + at * params_.d_v + column, first, second);
-    });
+    float* out = params_.partial_out + (slot * params_.h_kv + head()) * params_.rows * params_.d_v;
+    write([&](std::int32_t row) { return out + std::int64_t{row} * params_.d_v; },
+          [](float* to, float first, float second) { store_pair(to, first, second); });
   }
 
   const DenseDecodeParams& params_;
@@ -669,12 +776,13 @@ class DenseDecodeBlock {
   std::int32_t begin_ = 0;  ///< keys of the split that any row of the tile sees
   std::int32_t end_ = 0;
   std::int32_t row_bound_ = 0;    ///< the first key that this thread's row of the softmax does not see
-  std::int32_t next_block_ = -1;  ///< of the tile to load next
+  std::int32_t next_block_ = -1;  ///< of the row that this lane looked up
+  const std::uint16_t* row_of_lane_ = nullptr;
 
   std::uint32_t q_[C::kScoreTiles][C::kDepthSteps][4];
   float out_[C::kRowTiles][kColumnTiles][4];
-  tile::RowState state_;
-  float row_sum_ = 0;  ///< this thread's share of the row's sum
+  float base_ = tile::kMinusInfinity;  ///< a weight is 2^(x - base) for a logit x in units of log 2
+  float row_sum_ = 0;                  ///< this thread's share of the row's sum
 };
 
 template <class C>

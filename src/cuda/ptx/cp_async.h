@@ -10,7 +10,7 @@
 namespace flashmla::ptx {
 
 /// `cp.async.cg.shared.global 16`: copies the first `bytes` (0 to 16) of 16 and fills the rest with zeros.
-/// With 0 nothing is read, but `global` must be a valid address all the same. Both aligned to 16 bytes.
+/// With 0 nothing is read, and `global` may be any number. Both aligned to 16 bytes.
 FLASHMLA_DEVICE void copy_async_16(void* shared, const void* global, int bytes FLASHMLA_PLACE) {
 #ifdef FLASHMLA_ON_GPU
   const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));

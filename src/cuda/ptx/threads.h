@@ -26,13 +26,13 @@ FLASHMLA_DEVICE int warp_index() { return static_cast<int>(thread_index().x / kW
 
 /// `%tid.x`, read anew: what is computed from it is not kept in registers from before. For kernels that have
 /// none to spare.
-FLASHMLA_DEVICE int reread_thread_index() {
+FLASHMLA_DEVICE std::uint32_t reread_thread_index() {
 #ifdef FLASHMLA_ON_GPU
-  int index;
+  std::uint32_t index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
   return index;
 #else
-  return static_cast<int>(thread_index().x);
+  return thread_index().x;
 #endif
 }
 

@@ -14,9 +14,9 @@
 
 namespace flashmla::ptx {
 
-/// How 16-byte chunks are permuted in shared memory: bits 4 to 6 of an address (4 to 5, 4) are xored with bits 7
-/// to 9 (7 to 8, 7). Chunk `c` of row `r` of 128 bytes lies at `c ^ (r % 8)`; of 64 bytes at `c ^ (r / 2 % 4)`; of
-/// 32 bytes at `c ^ (r / 4 % 2)`.
+/// How 16-byte chunks are permuted in shared memory: bits 4 to 6 of an address (4 to 5, 4) are xored with
+/// bits 7 to 9 (7 to 8, 7). Chunk `c` of row `r` of 128 bytes lies at `c ^ (r % 8)`; of 64 bytes at `c ^ (r /
+/// 2 % 4)`; of 32 bytes at `c ^ (r / 4 % 2)`.
 enum class Swizzle : std::uint64_t { kNone = 0, k128 = 1, k64 = 2, k32 = 3 };
 
 /// Which of a matrix's dimensions is contiguous in shared memory: that of the sum, or the other.

@@ -4,10 +4,17 @@
 #include <cstdint>
 
 #include "cuda/ptx/target.h"
+#include "cuda/tile/divisor.h"
 
 namespace flashmla::tile {
 
-/// A paged cache of 2-byte elements, one kv head's rows of it, and the page table. Strides in elements.
+/// The rows of one sequence and kv head.
+struct PagedRows {
+  const std::int32_t* table;  ///< the sequence's page table
+  const std::uint16_t* rows;  ///< the head's row of the cache's first token
+};
+
+/// A paged cache of 2-byte elements and its page table. Strides in elements.
 struct PagedCacheParams {
   const std::uint16_t* rows;
   std::int64_t block_stride;
@@ -17,35 +24,23 @@ struct PagedCacheParams {
   const std::int32_t* block_table;
   std::int64_t table_stride;        ///< between sequences
   std::int64_t table_entry_stride;  ///< between entries of one
-  std::int32_t page;
-};
+  Divisor page;
 
-/// The rows of one sequence and kv head.
-class PagedRows {
- public:
-  FLASHMLA_DEVICE PagedRows(const PagedCacheParams& cache, std::int64_t seq, std::int64_t head)
-      : cache_(cache),
-        table_(cache.block_table + seq * cache.table_stride),
-        rows_(cache.rows + head * cache.head_stride) {}
+  FLASHMLA_DEVICE PagedRows rows_of(std::int64_t seq, std::int64_t head) const {
+    return {block_table + seq * table_stride, rows + head * head_stride};
+  }
 
   /// Entry of the page table for a token below the sequence's length.
-  FLASHMLA_DEVICE std::int32_t block_of(std::int32_t token) const {
-    return table_[token / cache_.page * cache_.table_entry_stride];
+  FLASHMLA_DEVICE std::int32_t block_of(const PagedRows& of, std::int32_t token) const {
+    return of.table[page.quotient(token) * table_entry_stride];
   }
 
   /// The row of `token` in `block`; null if the cache has no such block.
-  FLASHMLA_DEVICE const std::uint16_t* row(std::int32_t block, std::int32_t token) const {
-    if (block < 0 || block >= cache_.blocks) return nullptr;
-    return rows_ + block * cache_.block_stride + token % cache_.page * cache_.token_stride;
+  FLASHMLA_DEVICE const std::uint16_t* row(const PagedRows& of, std::int32_t block,
+                                           std::int32_t token) const {
+    if (block < 0 || block >= blocks) return nullptr;
+    return of.rows + block * block_stride + page.remainder(token) * token_stride;
   }
-
-  /// An address that may be named where nothing is read.
-  FLASHMLA_DEVICE const std::uint16_t* anywhere() const { return cache_.rows; }
-
- private:
-  const PagedCacheParams& cache_;
-  const std::int32_t* table_;
-  const std::uint16_t* rows_;
 };
 
 }  // namespace flashmla::tile

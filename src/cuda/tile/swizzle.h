@@ -27,10 +27,8 @@ FLASHMLA_DEVICE int narrow_row_offset(int row, int chunk) {
   return row * 32 + (chunk ^ ((row >> 1) & 3)) * kChunk;
 }
 
-/// Rows of 32 f32: stores of accumulator fragments (8 rows, 4 pairs of columns) and loads of 4 neighbours
-/// both spread over all banks. `column` is even, or a multiple of 4 for 4 neighbours.
-FLASHMLA_DEVICE int logit_offset(int row, int column) {
-  return row * 32 + (column ^ ((row & 3) * 8 ^ (row & 1) * 4));
-}
+/// Rows of 32 f32: what the number of an element in row `r` is xored with. Stores of accumulator fragments (8
+/// rows, 4 pairs of columns) and loads of 4 neighbours both spread over all banks. Repeats after 4 rows.
+FLASHMLA_DEVICE int logit_swizzle(int row) { return ((row & 3) * 8) ^ ((row & 1) * 4); }
 
 }  // namespace flashmla::tile
