@@ -65,8 +65,19 @@ FLASHMLA_DEVICE float reciprocal_approx(float x) {
 #endif
 }
 
-/// `max.f32`: the other one if one is NaN.
-FLASHMLA_DEVICE float max(float a, float b) { return __builtin_fmaxf(a, b); }
+/// `max.f32`: the other one if one is NaN; +0 is larger than -0.
+FLASHMLA_DEVICE float max(float a, float b) {
+#ifdef FLASHMLA_ON_GPU
+  return __builtin_fmaxf(a, b);
+#else
+  // Equal numbers have equal bits, but for the zeros.
+  if (a == b) {
+    return __builtin_bit_cast(float,
+                              __builtin_bit_cast(std::uint32_t, a) & __builtin_bit_cast(std::uint32_t, b));
+  }
+  return __builtin_fmaxf(a, b);
+#endif
+}
 
 /// `cvt.rn.bf16x2.f32`: two bf16, `low` in the lower half. NaN becomes 0x7fff.
 FLASHMLA_DEVICE std::uint32_t pack_bf16(float low, float high) {
