@@ -33,7 +33,7 @@ class Groups {
 };
 
 /// The cp.async of one thread.
-class ThreadCopies : public Agent {
+class ThreadCopies final : public Agent {
  public:
   void issue(Thread& thread, void* shared, const void* global, std::uint32_t size, std::uint32_t bytes,
              const Location& place);
@@ -69,7 +69,7 @@ class ThreadCopies : public Agent {
 };
 
 /// Bulk copies of one thread from shared to global memory.
-class ThreadStores : public Agent {
+class ThreadStores final : public Agent {
  public:
   enum class Kind { kCopy, kAddFloats, kBox };
   struct Store {
@@ -102,7 +102,7 @@ class ThreadStores : public Agent {
 };
 
 /// Bulk copies of a cluster into shared memory, whose bytes are counted at a barrier.
-class BulkCopies : public Agent {
+class BulkCopies final : public Agent {
  public:
   struct Copy {
     std::byte* shared;

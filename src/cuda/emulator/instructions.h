@@ -95,7 +95,7 @@ template <class T>
 void wgmma(float* d, int registers, const std::uint32_t (&a)[4], std::uint64_t b, bool b_transposed,
            bool accumulate, Location place);
 
-/// The least number of registers a thread may have is not imitated.
+/// Registers are not counted.
 void set_max_registers(int registers, Location place);
 
 // Memory.

@@ -2,6 +2,7 @@
 // on.
 #include "cuda/emulator/scheduler.h"
 
+#include <exception>
 #include <utility>
 
 #include "cuda/emulator/failure.h"
@@ -15,7 +16,7 @@ constexpr std::uint32_t kMaxFruitlessRounds = 10000;
 thread_local Cluster* cluster_of_host_thread = nullptr;
 
 /// Ends a fiber whose launch has failed elsewhere.
-struct Abort {};
+struct Abort : std::exception {};
 
 /// Threads are numbered along x first, like blocks.
 Index3 position(std::uint32_t linear, const Index3& size) {
@@ -92,8 +93,6 @@ void Cluster::thread_main(void* argument) {
     try {
       cluster.launch_.call();
       check_exit(thread);
-    } catch (const Abort&) {
-      // Whoever failed has said why.
     } catch (...) {
       if (!cluster.failure_) cluster.failure_ = std::current_exception();
     }

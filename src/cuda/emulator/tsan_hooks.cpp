@@ -60,7 +60,7 @@ void on_access(const void* address, std::size_t bytes, bool writes, const void* 
 }  // namespace
 }  // namespace flashmla::emulator
 
-// The names are the compiler's.
+// The names are the compiler's. NOLINTBEGIN(readability-identifier-naming)
 #define FLASHMLA_HOOKS(bytes)                                                          \
   void __tsan_read##bytes(void* address) {                                             \
     flashmla::emulator::on_access(address, bytes, false, __builtin_return_address(0)); \
@@ -89,14 +89,9 @@ void __tsan_read_range(void* address, std::size_t bytes) {
 void __tsan_write_range(void* address, std::size_t bytes) {
   flashmla::emulator::on_access(address, bytes, true, __builtin_return_address(0));
 }
-void __tsan_vptr_read(void** address) {
-  flashmla::emulator::on_access(address, sizeof(*address), false, __builtin_return_address(0));
-}
-void __tsan_vptr_update(void** address, void*) {
-  flashmla::emulator::on_access(address, sizeof(*address), true, __builtin_return_address(0));
-}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
 }  // extern "C"
+// NOLINTEND(readability-identifier-naming)

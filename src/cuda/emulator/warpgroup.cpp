@@ -124,6 +124,12 @@ Warpgroup::Product& Warpgroup::next_product_of(Thread& thread, const ProductForm
   return product;
 }
 
+float& Warpgroup::Accumulators::at_element(const Element& element) {
+  const int columns = 2 * registers;
+  return values[static_cast<std::size_t>(element.row) * static_cast<std::size_t>(columns) +
+                static_cast<std::size_t>(element.column)];
+}
+
 // Products on the same registers follow each other without a wait: the later ones go on with the tile.
 std::shared_ptr<Warpgroup::Accumulators> Warpgroup::accumulators_at(std::uint32_t thread, const float* d,
                                                                     int registers) {
@@ -145,7 +151,7 @@ void Warpgroup::take_accumulators(Thread& thread, Product& product, float* d) {
     at = d;
     for (int i = 0; i < tile.registers; ++i) {
       const Element e = wgmma_accumulator_element(number, i);
-      tile.values[static_cast<std::size_t>(e.row * 2 * tile.registers + e.column)] = d[i];
+      tile.at_element(e) = d[i];
       d[i] = std::bit_cast<float>(kPoison);
     }
   } else if (at != d) {
@@ -240,7 +246,7 @@ void Warpgroup::gather_operands(const Product& product, std::uint16_t* a, std::u
 }
 
 void Warpgroup::give_back(const Product& product) {
-  const Accumulators& tile = *product.accumulators;
+  Accumulators& tile = *product.accumulators;
   for (std::uint32_t t = 0; t < kThreads; ++t) {
     float* const registers = tile.at[t];
     for (int i = 0; i < tile.registers; ++i) {
@@ -249,7 +255,7 @@ void Warpgroup::give_back(const Product& product) {
              "an accumulator of this product was written before wgmma_wait");
       }
       const Element e = wgmma_accumulator_element(static_cast<int>(t), i);
-      registers[i] = tile.values[static_cast<std::size_t>(e.row * 2 * tile.registers + e.column)];
+      registers[i] = tile.at_element(e);
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/emulator/agenda.h"
+#include "cuda/emulator/fragments.h"
 #include "cuda/emulator/matrix_unit.h"
 #include "cuda/emulator/origin.h"
 #include "cuda/emulator/race_checks.h"
@@ -69,7 +70,7 @@ class ThreadProducts {
   std::vector<Registers> owned_;
 };
 
-class Warpgroup : public Agent {
+class Warpgroup final : public Agent {
  public:
   static constexpr std::uint32_t kThreads = 128;
 
@@ -87,6 +88,8 @@ class Warpgroup : public Agent {
     std::array<float*, kThreads> at = {};
     std::vector<float> values;
     int products = 0;  // to be carried out
+
+    float& at_element(const Element& element);
   };
   struct Product {
     ProductForm form;
