@@ -28,7 +28,7 @@ struct BoxedTensor {
   std::uint32_t element_bytes = 2;  ///< 1, 2 or 4
   std::uint32_t dimensions = 2;     ///< 2 to 4
   std::array<std::uint64_t, kMaxDimensions> sizes = {};
-  /// Of dimensions 1, 2, 3.
+  /// Of dimensions 1, 2, 3; each is a multiple of the one before.
   std::array<std::uint64_t, kMaxDimensions - 1> stride_bytes = {};
   /// At most 256 each; a row of the box is a multiple of 16 bytes and no longer than the swizzle's pattern.
   std::array<std::uint32_t, kMaxDimensions> box = {};

@@ -227,15 +227,15 @@ __global__ void copy_box_kernel(const __grid_constant__ BoxParams params) {
 template <int kDimensions>
 void copy_boxes(Outputs& outputs, cuda::BoxedTensor tensor, std::uint64_t seed) {
   Random random(seed);
-  std::uint64_t stride = tensor.sizes[0] * tensor.element_bytes;
+  // Each stride is a multiple of the one before, as the driver wants it.
+  std::uint64_t stride = (tensor.sizes[0] * tensor.element_bytes + 15) / 16 * 16 + 16;
   std::uint32_t box_bytes = tensor.box[0] * tensor.element_bytes;
   for (std::size_t i = 1; i < kDimensions; ++i) {
-    stride = (stride + 15) / 16 * 16 + 16;
     tensor.stride_bytes[i - 1] = stride;
-    stride *= tensor.sizes[i];
+    stride *= tensor.sizes[i] + 1;
     box_bytes *= tensor.box[i];
   }
-  const Buffer<std::uint32_t> in(random_words(stride / 4 + 1, seed));
+  const Buffer<std::uint32_t> in(random_words(stride / 4, seed));
   tensor.data = in.data();
   tensor.dimensions = kDimensions;
   const Buffer<std::uint32_t> out(kCorners * (box_bytes / 4 + kThreads));
