@@ -55,6 +55,14 @@ struct Gap {
 /// Copies one number.
 void copy_number(Gap params);
 
+struct PartCopy {
+  const float* in;  // 4 numbers
+  float* out;       // 8 numbers
+  int numbers;
+};
+/// Copies the first `numbers` of four with one cp.async of 16 bytes, and of each of four with one of 4 bytes.
+void copy_part(PartCopy params);
+
 struct BoxCopy {
   ptx::TensorMap map;
   std::int32_t corner[3];
@@ -70,5 +78,18 @@ struct BoxStore {
 };
 /// Stores a box whose image is the numbers 1, 2, 3...
 void store_box(BoxStore params);
+
+inline constexpr int kChainRows = 64;
+inline constexpr int kChainColumns = 16;
+inline constexpr int kChainDepth = 64;
+
+struct Chain {
+  const float* a;        // [kChainRows][kChainDepth], small whole numbers
+  const float* b;        // [2][kChainColumns][kChainDepth], small whole numbers
+  float* twice_and_one;  // [kChainRows][kChainColumns]: 2 A B0 + 1
+  float* other;          // [kChainRows][kChainColumns]: A B1, with A from registers
+};
+/// Two chains of four products that overlap; one goes on after its result was changed.
+void multiply_in_chains(Chain params);
 
 }  // namespace flashmla::emulated

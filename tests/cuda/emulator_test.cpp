@@ -189,6 +189,19 @@ TEST(EmulatorMemory, WithoutAScopeEverythingMayBeTouched) {
   EXPECT_EQ(out, 3);
 }
 
+TEST(EmulatorCopies, WhatIsNotCopiedIsZeroAndNotRead) {
+  for (int numbers = 0; numbers <= 4; ++numbers) {
+    alignas(16) const float in[4] = {1, 2, 3, 4};
+    float out[8];
+    emulator::MemoryScope scope;
+    scope.add("in", in, static_cast<std::size_t>(numbers) * sizeof(float));
+    scope.add("out", out, sizeof(out));
+    emulator::launch(emulated::copy_part, "copy_part", {.shared_bytes = sizeof(out)},
+                     emulated::PartCopy{in, out, numbers});
+    for (int i = 0; i < 8; ++i) EXPECT_EQ(out[i], i % 4 < numbers ? in[i % 4] : 0) << i;
+  }
+}
+
 /// A tensor of 2 planes of 5 rows of 12 words, numbered from 1.
 struct Tensor {
   Words words = Words(2 * 5 * 12);
@@ -280,6 +293,41 @@ TEST(EmulatorTensorMap, AMapThatHardwareWouldRefuseIsRefused) {
   wide_row.swizzle = emulator::Swizzle::k32;
   wide_row.box[0] = 12;
   EXPECT_THROW(emulator::encode_tensor_map(wide_row), std::invalid_argument);
+}
+
+TEST(EmulatorWgmma, ChainsOfProductsOverlapAndGoOn) {
+  using emulated::kChainColumns;
+  using emulated::kChainDepth;
+  using emulated::kChainRows;
+  std::vector<float> a(kChainRows * kChainDepth);
+  std::vector<float> b(2 * kChainColumns * kChainDepth);
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i * 7 % 11) - 5;
+  for (std::size_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(i * 5 % 13) - 6;
+  const auto product = [&](int matrix, int row, int column) {
+    float sum = 0;
+    for (int k = 0; k < kChainDepth; ++k) {
+      sum += a[static_cast<std::size_t>(row * kChainDepth + k)] *
+             b[static_cast<std::size_t>((matrix * kChainColumns + column) * kChainDepth + k)];
+    }
+    return sum;
+  };
+  for (const Mode mode : {Mode::kRandom, Mode::kEarly, Mode::kLate}) {
+    for (std::uint64_t seed = 0; seed < 10; ++seed) {
+      const ScopedSettings scoped({.seed = seed, .mode = mode, .checked = emulator::kSeesAccesses});
+      std::vector<float> twice_and_one(kChainRows * kChainColumns);
+      std::vector<float> other(kChainRows * kChainColumns);
+      emulator::launch(emulated::multiply_in_chains, "multiply_in_chains",
+                       {.block = {128, 1, 1}, .shared_bytes = 16 * 1024},
+                       emulated::Chain{a.data(), b.data(), twice_and_one.data(), other.data()});
+      for (int row = 0; row < kChainRows; ++row) {
+        for (int column = 0; column < kChainColumns; ++column) {
+          const auto at = static_cast<std::size_t>(row * kChainColumns + column);
+          ASSERT_EQ(twice_and_one[at], 2 * product(0, row, column) + 1) << row << ", " << column;
+          ASSERT_EQ(other[at], product(1, row, column)) << row << ", " << column;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

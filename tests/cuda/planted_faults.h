@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <ostream>
 #include <span>
 
 #include "cuda/emulator/launch.h"
@@ -25,6 +26,9 @@ struct Case {
   /// What the kernel writes; kernels copy the input unless they say something else.
   float (*expected)(const float* in, int i);
 };
+
+/// How GoogleTest names it.
+inline void PrintTo(const Case& planted, std::ostream* out) { *out << planted.name; }
 
 std::span<const Case> cases();
 

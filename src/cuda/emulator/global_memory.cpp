@@ -103,7 +103,7 @@ void GlobalMemory::allow(const void* data, std::size_t bytes) {
 }
 
 std::optional<std::string> GlobalMemory::complaint(const void* address, std::size_t bytes) const {
-  if (everything_) return std::nullopt;
+  if (everything_ || bytes == 0) return std::nullopt;
   const auto at = reinterpret_cast<std::uintptr_t>(address);
   // An access most often goes where the last one of this host thread went.
   thread_local std::size_t last = 0;

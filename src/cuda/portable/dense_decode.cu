@@ -70,7 +70,8 @@ struct Plan {
     kernel =
         &choose_kernel(op.q.type, rows, static_cast<std::size_t>(cuda::shared_memory_limit(on.device.index)));
     row_tiles = ceil_div(rows, kernel->rows);
-    parts = op.schedule.given() ? op.schedule.shape[0] : parts_for(row_tiles * shape.h_kv, on.device);
+    parts = op.schedule.given() ? op.schedule.shape[0]
+                                : parts_for(row_tiles * shape.h_kv, shape.batch, on.device);
     request = schedule_request(op, parts, kScheduleTile);
     slots = most_splits(request);
   }
@@ -243,7 +244,8 @@ std::int64_t schedule_parts(const DenseDecode& op, const Execution& on) {
   const std::int64_t h_kv = op.kv_cache.given() ? std::max<std::int64_t>(op.kv_cache.shape[2], 1) : 1;
   const std::int64_t rows = op.q.shape[1] * op.q.shape[2] / h_kv;
   const auto limit = static_cast<std::size_t>(cuda::shared_memory_limit(on.device.index));
-  return parts_for(ceil_div(rows, choose_kernel(op.q.type, rows, limit).rows) * h_kv, on.device);
+  return parts_for(ceil_div(rows, choose_kernel(op.q.type, rows, limit).rows) * h_kv, op.q.shape[0],
+                   on.device);
 }
 
 }  // namespace flashmla::portable

@@ -113,6 +113,8 @@ struct DenseDecodeShared {
   alignas(8) std::uint8_t factor_given[C::kBuffers][C::kWarps];
   /// Bit `i` of byte `w`: whether row `w + 8 i` of the tile exists.
   alignas(8) std::uint8_t key_exists[C::kStages][C::kWarps];
+  /// The rows that each warp has found for its next loads: entry `4 t + i` is row `i` of tile `t` of 8.
+  const std::uint16_t* found_rows[C::kWarps][ptx::kWarpSize];
   SplitPlace place;
 };
 
@@ -321,8 +323,10 @@ class DenseDecodeBlock {
   /// Turns what was looked up into rows.
   FLASHMLA_DEVICE void find_rows(const Thread& self, std::int32_t tile) {
     std::int32_t key;
-    row_of_lane_ =
+    ptx::sync_warp();
+    shared_.found_rows[self.warp][self.lane] =
         key_of_lane(self, tile, key) ? params_.cache.row(shared_.place.rows, next_block_, key) : nullptr;
+    ptx::sync_warp();
     look_up(self, tile + kTilesLookedUp);
   }
 
@@ -338,30 +342,23 @@ class DenseDecodeBlock {
   }
 
   /// A row has 72 chunks: two rounds of a warp, and a quarter of a round that four rows share.
-  FLASHMLA_DEVICE void copy_rows(const Thread& self, int first_lane, int stage) {
+  FLASHMLA_DEVICE void copy_rows(const Thread& self, int first, int stage) {
     static_assert(C::kWarps == 8, "all rows of a warp are swizzled alike");
     const int chunk = self.lane ^ self.warp;
     std::uint16_t* to = shared_.keys[stage] + self.warp * kMaxWidth;
+    const std::uint16_t* const* found = shared_.found_rows[self.warp] + first;
     const std::uint32_t exist =
-        ptx::warp_ballot(row_of_lane_ != nullptr) >> first_lane & ((1u << kWarpRows) - 1);
+        ptx::warp_ballot(self.lane < kWarpRows && found[self.lane % kWarpRows] != nullptr);
     if (self.lane == 0) shared_.key_exists[stage][self.warp] = static_cast<std::uint8_t>(exist);
     FLASHMLA_UNROLL
     for (int i = 0; i < kWarpRows; ++i) {
-      const std::uint16_t* row = row_of(first_lane + i);
+      const std::uint16_t* row = found[i];
       std::uint16_t* to_row = to + i * C::kWarps * kMaxWidth;
       copy_chunk(to_row + chunk * tile::kChunk, row, self.lane);
       copy_chunk(to_row + (32 + chunk) * tile::kChunk, row, 32 + self.lane);
     }
     std::uint16_t* to_row = to + self.lane / 8 * C::kWarps * kMaxWidth;
-    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, row_of(first_lane + self.lane / 8),
-               64 + self.lane % 8);
-  }
-
-  FLASHMLA_DEVICE const std::uint16_t* row_of(int lane) const {
-    const auto address = reinterpret_cast<std::uint64_t>(row_of_lane_);
-    const std::uint32_t low = ptx::shuffle(static_cast<std::uint32_t>(address), lane);
-    const std::uint32_t high = ptx::shuffle(static_cast<std::uint32_t>(address >> 32), lane);
-    return reinterpret_cast<const std::uint16_t*>(std::uint64_t{high} << 32 | low);
+    copy_chunk(to_row + (64 + chunk % 8) * tile::kChunk, found[self.lane / 8], 64 + self.lane % 8);
   }
 
   FLASHMLA_DEVICE void copy_chunk(std::uint16_t* to, const std::uint16_t* row, int chunk) {
@@ -610,22 +607,23 @@ class DenseDecodeBlock {
     const Thread self = this_thread();
     FLASHMLA_UNROLL
     for (int k = 0; k < C::kKeys; k += 16) {
-      std::uint32_t a[C::kRowTiles][4];
-      FLASHMLA_UNROLL
-      for (int i = 0; i < C::kRowTiles; ++i) {
-        ptx::load_matrix(a[i],
-                         weights + tile::narrow_row_offset(i * 16 + self.lane % 16, k / 8 + self.lane / 16));
-      }
       const std::uint16_t* key =
           shared_.keys[stage] + (k + self.lane % 16) * kMaxWidth + self.warp * C::kWarpColumns;
+      std::uint32_t b[kColumnTiles / 2][4];
       FLASHMLA_UNROLL
-      for (int j = 0; j < kColumnTiles; j += 2) {
-        std::uint32_t b[4];
-        ptx::load_matrix_transposed(b, key + tile::swizzled_chunk(j, self.lane / 16 ^ self.lane % 8));
+      for (int j = 0; j < kColumnTiles / 2; ++j) {
+        ptx::load_matrix_transposed(b[j], key + tile::swizzled_chunk(2 * j, self.lane / 16 ^ self.lane % 8));
+      }
+      const std::uint16_t* a_rows = weights + tile::narrow_row_offset(self.lane % 16, k / 8 + self.lane / 16);
+      std::uint32_t a[2][4];  // the next row tile is loaded while one is multiplied
+      ptx::load_matrix(a[0], a_rows);
+      FLASHMLA_UNROLL
+      for (int i = 0; i < C::kRowTiles; ++i) {
+        if (i + 1 < C::kRowTiles) ptx::load_matrix(a[(i + 1) % 2], a_rows + (i + 1) * 16 * C::kKeys);
         FLASHMLA_UNROLL
-        for (int i = 0; i < C::kRowTiles; ++i) {
-          ptx::mma_16x8x16<T>(out_[i][j], a[i], b[0], b[1]);
-          ptx::mma_16x8x16<T>(out_[i][j + 1], a[i], b[2], b[3]);
+        for (int j = 0; j < kColumnTiles / 2; ++j) {
+          ptx::mma_16x8x16<T>(out_[i][2 * j], a[i % 2], b[j][0], b[j][1]);
+          ptx::mma_16x8x16<T>(out_[i][2 * j + 1], a[i % 2], b[j][2], b[j][3]);
         }
       }
     }
@@ -777,7 +775,6 @@ class DenseDecodeBlock {
   std::int32_t end_ = 0;
   std::int32_t row_bound_ = 0;    ///< the first key that this thread's row of the softmax does not see
   std::int32_t next_block_ = -1;  ///< of the row that this lane looked up
-  const std::uint16_t* row_of_lane_ = nullptr;
 
   std::uint32_t q_[C::kScoreTiles][C::kDepthSteps][4];
   float out_[C::kRowTiles][kColumnTiles][4];

@@ -20,9 +20,14 @@ __global__ void __launch_bounds__(cuda::kScheduleThreads)
 
 }  // namespace
 
-std::int64_t parts_for(std::int64_t blocks_per_part, Device device) {
+std::int64_t parts_for(std::int64_t blocks_per_part, std::int64_t batch, Device device) {
   const std::int64_t blocks = cuda::device_properties(device.index).multiprocessors;
-  return std::max<std::int64_t>(blocks / std::max<std::int64_t>(blocks_per_part, 1), 1);
+  const std::int64_t most = std::max<std::int64_t>(blocks / std::max<std::int64_t>(blocks_per_part, 1), 1);
+  const std::int64_t least = most - most / 16;
+  for (std::int64_t parts = most; parts >= least && batch > 0; --parts) {
+    if (parts % batch == 0 || batch % parts == 0) return parts;
+  }
+  return most;
 }
 
 void launch_schedule(const ScheduleRequest& request, const ScheduleOutput& output,

@@ -14,8 +14,9 @@ namespace flashmla::portable {
 inline constexpr std::int64_t kScheduleTile = 32;
 
 /// Parts of a schedule whose every part is the work of `blocks_per_part` blocks that fill a multiprocessor
-/// each.
-std::int64_t parts_for(std::int64_t blocks_per_part, Device device);
+/// each: as many as run at the same time, or up to 1/16 fewer, if sequences of equal length then need not be
+/// divided unevenly: a sequence in two parts costs a store and a load of its sums.
+std::int64_t parts_for(std::int64_t blocks_per_part, std::int64_t batch, Device device);
 
 struct ScheduleScratch {
   std::int64_t* costs;
