@@ -62,7 +62,7 @@ inline std::vector<float> any_floats(std::size_t count, std::uint64_t seed) {
                                        0x1p-9f,
                                        0x1p-10f,
                                        0x1.8p-10f,
-                                       0x1.fffffep-127f,
+                                       0x1.fffffcp-127f,
                                        0x1p-133f,
                                        0x1.fep127f,
                                        0x1.ffp127f,
