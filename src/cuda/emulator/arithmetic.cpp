@@ -1,4 +1,5 @@
 // The fast approximations, as exact as the host can, and conversions of packed numbers, bit for bit.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
@@ -21,7 +22,11 @@ std::uint16_t high_half(std::uint32_t packed) { return static_cast<std::uint16_t
 /// Conversions of a GPU give one NaN.
 std::uint16_t to_bf16(float x) { return std::isnan(x) ? 0x7fff : flashmla::float_to_bf16(x); }
 std::uint16_t to_f16(float x) { return std::isnan(x) ? 0x7fff : flashmla::float_to_f16(x); }
-std::uint8_t to_e4m3(float x) { return std::isnan(x) ? 0x7f : flashmla::float_to_e4m3(x); }
+/// `.satfinite`: infinity becomes the largest number.
+std::uint8_t to_e4m3(float x) {
+  if (std::isnan(x)) return 0x7f;
+  return flashmla::float_to_e4m3(std::clamp(x, -flashmla::kLargestE4m3, flashmla::kLargestE4m3));
+}
 
 std::uint16_t e4m3_code_to_f16(std::uint32_t code) {
   return to_f16(flashmla::e4m3_to_float(static_cast<std::uint8_t>(code)));
@@ -35,7 +40,10 @@ float reciprocal_approx(float x) { return flushed(1.0f / flushed(x)); }
 
 std::uint32_t pack_bf16(float low, float high) { return pack(to_bf16(low), to_bf16(high)); }
 std::uint32_t pack_f16(float low, float high) { return pack(to_f16(low), to_f16(high)); }
-float f16_to_float(std::uint16_t bits) { return flashmla::f16_to_float(bits); }
+float f16_to_float(std::uint16_t bits) {
+  const float x = flashmla::f16_to_float(bits);
+  return std::isnan(x) ? std::bit_cast<float>(0x7fffffffu) : x;
+}
 
 std::uint32_t e4m3_to_f16(std::uint32_t codes) {
   return pack(e4m3_code_to_f16(codes & 0xff), e4m3_code_to_f16(codes >> 8 & 0xff));

@@ -18,8 +18,8 @@ struct alignas(64) TensorMap {
   std::uint64_t words[16];
 };
 
-/// `cp.async.bulk.shared::cta.global`: `bytes` (a multiple of 16) from global to shared memory, both aligned
-/// to 16 bytes. The bytes are counted at `barrier` when they are there.
+/// `cp.async.bulk.shared::cluster.global`: `bytes` (a multiple of 16) from global to shared memory, both
+/// aligned to 16 bytes. The bytes are counted at `barrier` when they are there.
 FLASHMLA_DEVICE void copy_bulk(void* shared, const void* global, std::uint32_t bytes,
                                Barrier& barrier FLASHMLA_PLACE) {
 #ifdef FLASHMLA_ON_GPU
@@ -168,7 +168,8 @@ FLASHMLA_DEVICE void copy_box(void* shared, const TensorMap& map, std::int32_t x
 }
 
 /// The 2d copy with `.multicast::cluster`: each block whose bit is set in `ranks` gets the box at the same
-/// place of its shared memory, and the bytes counted at its own `barrier`.
+/// place of its shared memory, and the bytes counted at its own `barrier`. Made for SM90a and later
+/// a-targets; ptxas warns elsewhere.
 FLASHMLA_DEVICE void copy_box_multicast(void* shared, const TensorMap& map, std::int32_t x, std::int32_t y,
                                         Barrier& barrier, std::uint16_t ranks FLASHMLA_PLACE) {
 #ifdef FLASHMLA_ON_GPU

@@ -65,8 +65,20 @@ FLASHMLA_DEVICE float reciprocal_approx(float x) {
 #endif
 }
 
-/// `max.f32`: the other one if one is NaN.
-FLASHMLA_DEVICE float max(float a, float b) { return __builtin_fmaxf(a, b); }
+/// `max.f32`: the other one if one is NaN; +0 is larger than -0.
+FLASHMLA_DEVICE float max(float a, float b) {
+#ifdef FLASHMLA_ON_GPU
+  return __builtin_fmaxf(a, b);
+#else
+  // The host's fmaxf() gives NaN for signaling ones, and any of two zeros. Equal numbers have equal bits, but
+  // for the zeros.
+  if (a == b) {
+    return __builtin_bit_cast(float,
+                              __builtin_bit_cast(std::uint32_t, a) & __builtin_bit_cast(std::uint32_t, b));
+  }
+  return a > b || b != b ? a : b;
+#endif
+}
 
 /// `cvt.rn.bf16x2.f32`: two bf16, `low` in the lower half. NaN becomes 0x7fff.
 FLASHMLA_DEVICE std::uint32_t pack_bf16(float low, float high) {
@@ -97,7 +109,7 @@ FLASHMLA_DEVICE float high_bf16(std::uint32_t packed) {
   return __builtin_bit_cast(float, packed & 0xffff0000u);
 }
 
-/// `cvt.f32.f16`: the two f16 of `packed`, exact.
+/// `cvt.f32.f16`: the two f16 of `packed`, exact; NaN becomes 0x7fffffff.
 FLASHMLA_DEVICE float low_f16(std::uint32_t packed) {
 #ifdef FLASHMLA_ON_GPU
   float value;
@@ -136,7 +148,8 @@ FLASHMLA_DEVICE std::uint32_t e4m3_to_f16(std::uint32_t codes) {
 #endif
 }
 
-/// `cvt.rn.satfinite.e4m3x2.f32`: two e4m3 codes, `low` in the lower byte; beyond 448 is 448, NaN is 0x7f.
+/// `cvt.rn.satfinite.e4m3x2.f32`: two e4m3 codes, `low` in the lower byte; beyond 448, infinity too, is 448,
+/// and NaN is 0x7f.
 /// From SM89 on.
 FLASHMLA_DEVICE std::uint32_t pack_e4m3(float low, float high) {
 #ifdef FLASHMLA_ON_GPU
