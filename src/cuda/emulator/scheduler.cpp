@@ -61,7 +61,6 @@ void Cluster::make_block(std::uint32_t rank, std::uint32_t linear_index) {
   block->warps = std::vector<Warp>((count + kWarpSize - 1) / kWarpSize);
   block->warpgroups = std::vector<Warpgroup>((count + Warpgroup::kThreads - 1) / Warpgroup::kThreads);
   for (std::uint32_t i = 0; i < block->warps.size(); ++i) {
-    block->warps[i].block = block.get();
     block->warps[i].threads = &block->threads[i * kWarpSize];
     block->warps[i].size = std::min(kWarpSize, count - i * kWarpSize);
   }

@@ -71,7 +71,6 @@ struct Thread {
 
 /// 32 threads; the last warp of a block may have fewer.
 struct Warp {
-  Block* block = nullptr;
   Thread* threads = nullptr;
   std::uint32_t size = 0;
   std::uint32_t ready = 0;  // a bit for each lane

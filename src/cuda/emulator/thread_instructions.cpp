@@ -1,4 +1,6 @@
 // Who a thread is, and fences.
+#include <atomic>
+
 #include "cuda/emulator/failure.h"
 #include "cuda/emulator/instructions.h"
 #include "cuda/emulator/scheduler.h"
