@@ -88,7 +88,11 @@ def build_steps():
 
 
 def test_steps():
-    """GoogleTest programs and the recorded cases; each with both classes of shared memory."""
+    """The PTX wrappers; GoogleTest programs and the recorded cases, each with both classes of shared memory."""
+    outputs = [str(BUILD / "tests" / "cuda" / "wrappers" / "wrapper_outputs"), "compare"]
+    outputs += ["tests/cuda/wrappers/h200.bin"]
+    missing = "" if compute_capability() == "90" else "the recorded outputs are those of an H200"
+    yield Step("PTX wrappers", "tests", outputs, {}, missing)
     for suffix, environment in (("", {}), (" with 99 KB", SMALL)):
         for name, which in TESTS.items():
             program = str(BUILD / "tests" / f"test_{name}")

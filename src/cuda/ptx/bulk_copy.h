@@ -119,7 +119,8 @@ FLASHMLA_DEVICE void prefetch_tensor_map(const TensorMap& map) {
 }
 
 /// `cp.async.bulk.tensor.2d`: the box that begins at column `x` and row `y`; what lies outside of the tensor
-/// is zero and counts as bytes too. `shared` is aligned to 128 bytes, to 1024 with 128-byte swizzling.
+/// is zero and counts as bytes too. Column `x` is a multiple of 16 bytes, else the instruction is illegal
+/// (seen on an H200). `shared` is aligned to 128 bytes, to 1024 with 128-byte swizzling.
 FLASHMLA_DEVICE void copy_box(void* shared, const TensorMap& map, std::int32_t x, std::int32_t y,
                               Barrier& barrier FLASHMLA_PLACE) {
 #ifdef FLASHMLA_ON_GPU

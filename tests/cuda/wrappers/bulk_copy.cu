@@ -224,6 +224,7 @@ __global__ void copy_box_kernel(const __grid_constant__ BoxParams params) {
 }
 
 /// Copies boxes of a random tensor: `kCorners` that lie inside and over each of its ends. Strides leave gaps.
+/// Rows of boxes begin at multiples of 16 bytes.
 template <int kDimensions>
 void copy_boxes(Outputs& outputs, cuda::BoxedTensor tensor, std::uint64_t seed) {
   Random random(seed);
@@ -244,10 +245,12 @@ void copy_boxes(Outputs& outputs, cuda::BoxedTensor tensor, std::uint64_t seed) 
   for (std::uint32_t i = 1; i < kCorners; ++i) {
     for (std::size_t k = 0; k < kDimensions; ++k) {
       const int size = static_cast<int>(tensor.sizes[k]), box = static_cast<int>(tensor.box[k]);
-      params.corners[i].at[k] = i == 1   ? random.between(0, size - box)
-                                : i == 2 ? -random.between(0, box)
-                                : i == 3 ? size - random.between(0, box)
-                                         : random.between(-box, size);
+      const int at = i == 1   ? random.between(0, size - box)
+                     : i == 2 ? -random.between(0, box)
+                     : i == 3 ? size - random.between(0, box)
+                              : random.between(-box, size);
+      const int step = k == 0 ? 16 / static_cast<int>(tensor.element_bytes) : 1;
+      params.corners[i].at[k] = at / step * step;
     }
   }
   cuda::launch(copy_box_kernel<kDimensions>, "copy_box",
@@ -260,21 +263,31 @@ void copy_box_2d(Outputs& outputs) {
   copy_boxes<2>(outputs, {.sizes = {200, 50}, .box = {kRowElements, 24}, .swizzle = kSwizzle}, 6);
 }
 
+/// Only whole rows are outside.
+void copy_box_rows(Outputs& outputs) {
+  copy_boxes<2>(outputs, {.sizes = {64, 50}, .box = {64, 24}, .swizzle = ptx::Swizzle::k128}, 14);
+}
+
+/// The last 16 bytes of a row are in part outside.
+void copy_box_odd_width(Outputs& outputs) {
+  copy_boxes<2>(outputs, {.sizes = {125, 50}, .box = {64, 24}, .swizzle = ptx::Swizzle::k128}, 15);
+}
+
 void copy_box_bytes(Outputs& outputs) {
   copy_boxes<2>(outputs,
-                {.element_bytes = 1, .sizes = {300, 50}, .box = {128, 24}, .swizzle = ptx::Swizzle::k128}, 7);
+                {.element_bytes = 1, .sizes = {304, 50}, .box = {128, 24}, .swizzle = ptx::Swizzle::k128}, 7);
 }
 
 void copy_box_floats(Outputs& outputs) {
-  copy_boxes<2>(outputs, {.element_bytes = 4, .sizes = {77, 50}, .box = {8, 33}}, 8);
+  copy_boxes<2>(outputs, {.element_bytes = 4, .sizes = {76, 50}, .box = {8, 33}}, 8);
 }
 
 void copy_box_3d(Outputs& outputs) {
-  copy_boxes<3>(outputs, {.sizes = {100, 20, 7}, .box = {64, 8, 3}, .swizzle = ptx::Swizzle::k128}, 9);
+  copy_boxes<3>(outputs, {.sizes = {104, 20, 7}, .box = {64, 8, 3}, .swizzle = ptx::Swizzle::k128}, 9);
 }
 
 void copy_box_4d(Outputs& outputs) {
-  copy_boxes<4>(outputs, {.sizes = {70, 9, 5, 4}, .box = {32, 4, 3, 2}, .swizzle = ptx::Swizzle::k64}, 10);
+  copy_boxes<4>(outputs, {.sizes = {72, 9, 5, 4}, .box = {32, 4, 3, 2}, .swizzle = ptx::Swizzle::k64}, 10);
 }
 
 struct StoreBoxParams {
@@ -298,14 +311,14 @@ __global__ void store_box_kernel(const __grid_constant__ StoreBoxParams params) 
   }
 }
 
-template <ptx::Swizzle kSwizzle>
+template <ptx::Swizzle kSwizzle, std::uint32_t kColumns>
 void store_box(Outputs& outputs) {
-  constexpr std::uint32_t kRows = 40, kColumns = 128, kStride = kColumns + 16;
+  constexpr std::uint32_t kRows = 40, kStride = 144;
   const Buffer<std::uint32_t> in(random_words(3 * 512, 12));
   const Buffer<std::uint32_t> tensor(random_words(kRows * kStride / 2, 13));
   const std::uint32_t row = kSwizzle == ptx::Swizzle::k32 ? 16 : 64;
   const ptx::TensorMap map = cuda::make_tensor_map({.data = tensor.data(),
-                                                    .sizes = {kColumns - 3, kRows},
+                                                    .sizes = {kColumns, kRows},
                                                     .stride_bytes = {kStride * 2},
                                                     .box = {row, 1024 / row},
                                                     .swizzle = kSwizzle});
@@ -328,13 +341,16 @@ std::vector<WrapperTest> bulk_copy_tests() {
           {"box_2d_swizzle_64", Needs::kSm90, copy_box_2d<ptx::Swizzle::k64, 32>},
           {"box_2d_swizzle_128", Needs::kSm90, copy_box_2d<ptx::Swizzle::k128, 64>},
           {"box_2d_swizzle_128_short_rows", Needs::kSm90, copy_box_2d<ptx::Swizzle::k128, 24>},
+          {"box_2d_rows", Needs::kSm90, copy_box_rows},
+          {"box_2d_odd_width", Needs::kSm90, copy_box_odd_width},
           {"box_2d_bytes", Needs::kSm90, copy_box_bytes},
           {"box_2d_floats", Needs::kSm90, copy_box_floats},
           {"box_3d", Needs::kSm90, copy_box_3d},
           {"box_4d", Needs::kSm90, copy_box_4d},
-          {"box_store", Needs::kSm90, store_box<ptx::Swizzle::kNone>},
-          {"box_store_swizzle_32", Needs::kSm90, store_box<ptx::Swizzle::k32>},
-          {"box_store_swizzle_128", Needs::kSm90, store_box<ptx::Swizzle::k128>}};
+          {"box_store", Needs::kSm90, store_box<ptx::Swizzle::kNone, 120>},
+          {"box_store_odd_width", Needs::kSm90, store_box<ptx::Swizzle::kNone, 125>},
+          {"box_store_swizzle_32", Needs::kSm90, store_box<ptx::Swizzle::k32, 120>},
+          {"box_store_swizzle_128", Needs::kSm90, store_box<ptx::Swizzle::k128, 120>}};
 }
 
 }  // namespace flashmla::wrappers

@@ -101,7 +101,9 @@ class Child {
   Child(const std::vector<WrapperTest>& tests, std::size_t first) {
     int ends[2];
     std::fflush(stdout);
-    if (pipe(ends) != 0 || (process_ = fork()) < 0) throw std::runtime_error("can't start a child process");
+    if (pipe(ends) != 0) throw std::runtime_error("can't make a pipe");
+    process_ = fork();
+    if (process_ < 0) throw std::runtime_error("can't start a child process");
     if (process_ == 0) {
       close(ends[0]);
       try {
@@ -189,15 +191,14 @@ int compare(const std::string& path) {
 }  // namespace flashmla::wrappers
 
 int main(int count, char** arguments) {
-  using namespace flashmla::wrappers;
   const std::string_view mode = count == 3 ? arguments[1] : "";
   try {
-    if (mode == "write") return write(arguments[2]) == 0 ? 0 : 1;
-    if (mode == "compare") return compare(arguments[2]) == 0 ? 0 : 1;
+    if (mode == "write") return flashmla::wrappers::write(arguments[2]) == 0 ? 0 : 1;
+    if (mode == "compare") return flashmla::wrappers::compare(arguments[2]) == 0 ? 0 : 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }
-  std::fputs(kUsage, stderr);
+  std::fputs(flashmla::wrappers::kUsage, stderr);
   return 2;
 }

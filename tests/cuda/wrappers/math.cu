@@ -43,12 +43,15 @@ __global__ void arithmetic_kernel(const __grid_constant__ FloatsParams params) {
   out[3] = bits_of(ptx::max(a, b));
 }
 
-/// Thirds of all are triples of any bits, of numbers that nearly cancel, and of moderate numbers.
+/// Thirds of all are triples of any bits (with zeros and pairs of one magnitude), of numbers that nearly
+/// cancel, and of moderate numbers.
 std::vector<float> triples() {
   Random random(1);
   std::vector<float> numbers = any_floats(3 * kCount, 2);
   for (std::uint32_t i = 0; i < kCount; ++i) {
     float* const triple = numbers.data() + 3 * i;
+    if (i % 12 == 0) triple[0] = random.percent(50) ? 0.0f : -0.0f;
+    if (i % 12 == 0 || i % 12 == 6) triple[1] = random.percent(50) ? triple[0] : -triple[0];
     if (i % 3 == 0) continue;
     for (int k = 0; k < 3; ++k) {
       const std::uint32_t exponent = static_cast<std::uint32_t>(random.between(120, 134));

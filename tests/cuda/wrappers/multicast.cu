@@ -61,7 +61,7 @@ void multicast(Outputs& outputs) {
   cuda::launch(
       multicast_kernel, "multicast",
       {.grid = {kBlocks}, .block = {kThreads}, .shared_bytes = sizeof(MulticastMemory), .cluster = 2},
-      Params{.map = map, .corners = {{0, 0}, {64, 20}, {100, 30}, {-8, -3}}, .out = out.data()});
+      Params{.map = map, .corners = {{0, 0}, {64, 20}, {104, 30}, {-8, -3}}, .out = out.data()});
   outputs.add(out.contents());
 }
 

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "api/message.h"
+
 namespace flashmla::wrappers {
 namespace {
 
@@ -26,14 +28,14 @@ std::span<const std::byte> block(std::span<const std::byte> outputs, std::size_t
 }
 
 std::string hex_word(std::span<const std::byte> bytes, std::size_t at) {
-  std::ostringstream text;
-  text << "0x" << std::hex;
+  std::ostringstream stream;
+  stream << "0x" << std::hex;
   for (std::size_t i = std::min(at + 4, bytes.size()); i-- > at;) {
-    text.width(2);
-    text.fill('0');
-    text << static_cast<unsigned>(bytes[i]);
+    stream.width(2);
+    stream.fill('0');
+    stream << static_cast<unsigned>(bytes[i]);
   }
-  return text.str();
+  return stream.str();
 }
 
 }  // namespace
@@ -68,6 +70,9 @@ Records read_records(const std::string& path) {
   Records records;
   std::string name;
   std::uint64_t size = 0;
+  const auto broken = [&](const char* where) {
+    return std::runtime_error(text(path, " is broken ", where, " the outputs of ", name));
+  };
   while (file >> name >> size && file.get() == '\n') {
     Record& record = records[name];
     record.size = size;
@@ -80,27 +85,27 @@ Records read_records(const std::string& path) {
         hash |= static_cast<std::uint64_t>(file.get() & 0xff) << shift;
       record.hashes.push_back(hash);
     }
-    if (file.get() != '\n') throw std::runtime_error(path + " is broken at the outputs of " + name);
+    if (file.get() != '\n') throw broken("at");
   }
-  if (!file.eof()) throw std::runtime_error(path + " is broken behind the outputs of " + name);
+  if (!file.eof()) throw broken("behind");
   return records;
 }
 
 std::string difference(std::span<const std::byte> outputs, const Record& expected) {
-  std::ostringstream text;
+  std::ostringstream stream;
   if (outputs.size() != expected.size) {
-    text << outputs.size() << " bytes instead of " << expected.size;
-    return text.str();
+    stream << outputs.size() << " bytes instead of " << expected.size;
+    return stream.str();
   }
   const std::size_t kept = expected.beginning.size();
   std::size_t words = 0;
   for (std::size_t at = 0; at < kept; at += 4) {
     const std::string ours = hex_word(outputs.first(kept), at), theirs = hex_word(expected.beginning, at);
     if (ours != theirs && words++ < 8) {
-      text << "at byte " << at << ": " << ours << " instead of " << theirs << "; ";
+      stream << "at byte " << at << ": " << ours << " instead of " << theirs << "; ";
     }
   }
-  if (words > 0) text << words << " words of the first " << kept << " bytes differ; ";
+  if (words > 0) stream << words << " words of the first " << kept << " bytes differ; ";
   std::size_t blocks = 0, first = 0;
   for (std::size_t i = expected.hashes.size(); i-- > 0;) {
     if (hash_of(block(outputs, i)) == expected.hashes[i]) continue;
@@ -108,10 +113,10 @@ std::string difference(std::span<const std::byte> outputs, const Record& expecte
     ++blocks;
   }
   if (blocks > 0) {
-    text << blocks << " of " << expected.hashes.size() << " blocks of " << Record::kBlockBytes
-         << " bytes differ, the first is number " << first;
+    stream << blocks << " of " << expected.hashes.size() << " blocks of " << Record::kBlockBytes
+           << " bytes differ, the first is number " << first;
   }
-  return text.str();
+  return stream.str();
 }
 
 }  // namespace flashmla::wrappers
