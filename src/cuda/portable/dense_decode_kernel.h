@@ -437,15 +437,20 @@ class DenseDecodeBlock {
       float sums[C::kScoreTiles][2][4] = {};
       const std::uint16_t* key =
           shared_.keys[stage] + (first_key + self.lane / 16 * 8 + self.lane % 8) * kMaxWidth;
-      const int chunk = depth_part(self.warp) * 2 + self.lane / 8 % 2;
+      const int chunk = (depth_part(self.warp) * 2 + self.lane / 8 % 2) ^ (self.lane % 8);
+      const auto load = [&](std::uint32_t (&fragment)[4], int step) {
+        ptx::load_matrix(fragment, key + tile::swizzled_chunk(step * C::kDepthParts * 2, chunk));
+      };
+      std::uint32_t b[3][4];  // loaded two steps ahead: as long as their latency
+      load(b[0], 0);
+      load(b[1], 1);
       FLASHMLA_UNROLL
       for (int s = 0; s < C::kDepthSteps; ++s) {
-        std::uint32_t b[4];
-        ptx::load_matrix(b, key + tile::swizzled_chunk(s * C::kDepthParts * 2, chunk ^ (self.lane % 8)));
+        if (s + 2 < C::kDepthSteps) load(b[(s + 2) % 3], s + 2);
         FLASHMLA_UNROLL
         for (int i = 0; i < C::kScoreTiles; ++i) {
-          ptx::mma_16x8x16<T>(sums[i][0], q_[i][s], b[0], b[1]);
-          ptx::mma_16x8x16<T>(sums[i][1], q_[i][s], b[2], b[3]);
+          ptx::mma_16x8x16<T>(sums[i][0], q_[i][s], b[s % 3][0], b[s % 3][1]);
+          ptx::mma_16x8x16<T>(sums[i][1], q_[i][s], b[s % 3][2], b[s % 3][3]);
         }
       }
       store_scores(sums, first_key, buffer);
