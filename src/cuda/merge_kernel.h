@@ -94,7 +94,7 @@ class MergeWarp {
   /// Adds up weighted values of four columns; returns the sum of the weights.
   FLASHMLA_DEVICE float add_splits(std::int32_t splits, float base, std::int32_t column,
                                    float (&sums)[4]) const {
-    constexpr int kInFlight = 16;  // loads that a lane does not wait for one by one
+    constexpr int kInFlight = 8;  // loads that a lane does not wait for one by one
     float weight_sum = 0;
     for (std::int32_t first = 0; first < splits; first += ptx::kWarpSize) {
       const std::int32_t mine = first + lane_;
