@@ -68,6 +68,9 @@ static_assert(entry<ptx::Bf16, 64, 2, 2, 1>().shared_bytes <= 99 * 1024);
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+/// Of a grid along y and z.
+constexpr std::int64_t kMostBlocks = 65535;
+
 /// Everything that follows from shapes and the GPU.
 struct Plan {
   DecodeShape shape;
@@ -186,6 +189,7 @@ void attend(const DenseDecode& op, const Execution& on, const Plan& plan, const 
 void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const Scratch& scratch,
            const ScheduleTensors& schedule) {
   const DecodeShape& shape = plan.shape;
+  const auto pieces = static_cast<std::int32_t>(ceil_div(shape.d_v, cuda::kMergeColumns));
   const cuda::MergeParams params{
       .partial_out = scratch.partial_out,
       .partial_lse = scratch.partial_lse,
@@ -196,20 +200,22 @@ void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const S
       .out_strides = {op.out.strides[0], op.out.strides[1], op.out.strides[2]},
       .lse = op.lse.as<float>(),
       .lse_strides = {op.lse.strides[0], op.lse.strides[1], op.lse.strides[2]},
-      .batch = shape.batch,
+      .batch = static_cast<std::int32_t>(shape.batch),
       .rows = static_cast<std::int32_t>(plan.rows),
-      .group = static_cast<std::int32_t>(shape.group()),
       .h_kv = static_cast<std::int32_t>(shape.h_kv),
       .d_v = static_cast<std::int32_t>(shape.d_v),
+      .group = tile::Divisor(static_cast<std::int32_t>(shape.group())),
+      .pieces = tile::Divisor(pieces),
   };
-  constexpr std::int64_t kBlocksPerMultiprocessor = 16;
-  const std::int64_t warps = shape.batch * shape.h_kv * plan.rows * ceil_div(shape.d_v, cuda::kMergeColumns);
-  const std::int64_t blocks =
-      std::min(ceil_div(warps, cuda::kMergeThreads / ptx::kWarpSize),
-               kBlocksPerMultiprocessor * cuda::device_properties(on.device.index).multiprocessors);
+  const std::int64_t blocks = ceil_div(plan.rows * pieces, cuda::kMergeThreads / ptx::kWarpSize);
+  // Enough to fill the GPU once if all sequences are divided; few to start if none is.
+  const std::int64_t most = 10 * std::int64_t{cuda::device_properties(on.device.index).multiprocessors};
+  const std::int64_t layers =
+      std::clamp<std::int64_t>(most / (blocks * shape.h_kv), 1, std::min(shape.batch, kMostBlocks));
   cuda::launch(op.out.type == DataType::kBf16 ? cuda::merge_kernel<ptx::Bf16> : cuda::merge_kernel<ptx::F16>,
                "merge",
-               {.grid = {static_cast<std::uint32_t>(blocks)},
+               {.grid = {static_cast<std::uint32_t>(blocks), static_cast<std::uint32_t>(shape.h_kv),
+                         static_cast<std::uint32_t>(layers)},
                 .block = {cuda::kMergeThreads},
                 .overlaps_previous = true,
                 .stream = on.stream},
@@ -224,9 +230,8 @@ Support supports(const DenseDecode& op, const Execution& on) {
   if (shape.d_qk > kMaxWidth) return {false, "needs d_qk <= 576"};
   if (shape.d_v > kMaxValueWidth) return {false, "needs d_v <= 512"};
   if (shape.batch == 0 || shape.s_q == 0) return {};
-  constexpr std::int64_t kMostBlocks = 65535;  // of a grid along y and z
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  if (shape.s_q > kMost / shape.group() - 64) return {false, "needs fewer than 2^31 rows"};
+  if (shape.s_q > kMost / 8 / shape.group()) return {false, "needs fewer than 2^28 rows"};
   const Plan plan(op, on);
   if (shape.h_kv > kMostBlocks) return {false, "needs h_kv <= 65535"};
   if (plan.parts > kMostBlocks) return {false, "needs a schedule of at most 65535 parts"};
