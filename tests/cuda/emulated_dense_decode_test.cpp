@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../operations/dense_problem.h"
+#include "../operations/sparse_memory.h"
 #include "cases/case.h"
 #include "cases/random.h"
 #include "cuda/emulator/launch.h"
@@ -179,7 +180,9 @@ TEST_P(SharedMemoryClass, IsRightInRandomCases) {
     cases::Random random(static_cast<std::uint64_t>(GetParam()) * 1000 + seed);
     const cases::Case what = cases::random_case("dense_decode", random);
     const std::vector<cases::Step> steps = cases::prepare(what);
-    const ScopedSettings scoped(checked_settings(GetParam(), seed));
+    Settings settings = checked_settings(GetParam(), seed);
+    settings.device.sm_count = random.pick(std::vector{1, 2, 9, 48, 132});
+    const ScopedSettings scoped(settings);
     try {
       run_guarded(std::get<DenseDecode>(steps.front().operation));
     } catch (const Error& error) {
@@ -221,6 +224,26 @@ TEST_P(SharedMemoryClass, GivesARowTheSameBitsInEveryBatchWithAFixedSplitSize) {
     whole.out = out;
     whole.lse = lse;
   }
+}
+
+TEST_P(SharedMemoryClass, CountsOffsetsIn64Bits) {
+  const SparseMemory q(64 * kGiB), kv_cache(64 * kGiB), block_table(64 * kGiB), out(64 * kGiB),
+      lse(64 * kGiB);
+  for (const SparseMemory* memory : {&q, &kv_cache, &block_table, &out, &lse}) {
+    if (!memory->ok()) GTEST_SKIP() << "this system does not give out 320 GiB of address space";
+  }
+  const ScopedSettings scoped(checked_settings(GetParam(), 7));
+  DenseProblem problem({.seqlens = {7, 3}, .s_q = 2});
+  DenseDecode op = problem.op();
+  q.take(op.q, kFar);
+  kv_cache.take(op.kv_cache, kFar);
+  block_table.take(op.block_table, kFar);
+  out.take(op.out, kFar);
+  lse.take(op.lse, kFar);
+  run_guarded(op);
+  cases::copy_elements(op.out, problem.out.view());
+  cases::copy_elements(op.lse, problem.lse.view());
+  problem.expect_all_seen();
 }
 
 // --- Schedules ---------------------------------------------------------------------------------------
