@@ -237,8 +237,8 @@ TEST(EmulatorTensorMap, ABoxIsCopiedRowByRow) {
 
 TEST(EmulatorTensorMap, WhatLiesOutsideOfTheTensorIsZero) {
   const Tensor tensor;
-  EXPECT_EQ(load(tensor.layout, -2, -1), (Words{0, 0, 0, 0, 0, 0, 0,  0,  0,  0,  1,  2,  //
-                                                3, 4, 5, 6, 0, 0, 13, 14, 15, 16, 17, 18}));
+  EXPECT_EQ(load(tensor.layout, -4, -1), (Words{0, 0, 0, 0, 0, 0, 0, 0, 0,  0,  0,  0,  //
+                                                1, 2, 3, 4, 0, 0, 0, 0, 13, 14, 15, 16}));
   EXPECT_EQ(load(tensor.layout, 8, 9), (Words{117, 118, 119, 120, 0, 0, 0, 0, 0, 0, 0, 0,  //
                                               0,   0,   0,   0,   0, 0, 0, 0, 0, 0, 0, 0}));
 }
@@ -282,6 +282,12 @@ TEST(EmulatorTensorMap, AStoreLeavesOutWhatLiesOutside) {
   std::copy_n((Words{1, 2, 3, 4}).begin(), 4, expected.begin() + 8 * 12 + 8);
   std::copy_n((Words{9, 10, 11, 12}).begin(), 4, expected.begin() + 9 * 12 + 8);
   EXPECT_EQ(tensor.words, expected);
+}
+
+TEST(EmulatorTensorMap, ABoxBeginsAtAMultipleOf16Bytes) {
+  const Tensor tensor;
+  EXPECT_THROW(load(tensor.layout, 2, 0), emulator::Failure);
+  EXPECT_THROW(load(tensor.layout, -1, 0), emulator::Failure);
 }
 
 TEST(EmulatorTensorMap, AMapThatHardwareWouldRefuseIsRefused) {

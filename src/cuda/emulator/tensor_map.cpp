@@ -13,6 +13,9 @@ namespace flashmla::emulator {
 
 static_assert(sizeof(TensorLayout) <= sizeof(ptx::TensorMap));
 
+/// In bytes: what tensors, their rows, and the rows of boxes begin at a multiple of.
+constexpr std::int64_t kAlignment = 16;
+
 std::uint32_t TensorLayout::box_bytes() const {
   std::uint32_t bytes = element_bytes;
   for (std::uint32_t i = 0; i < dimensions; ++i) bytes *= box[i];
@@ -20,7 +23,6 @@ std::uint32_t TensorLayout::box_bytes() const {
 }
 
 ptx::TensorMap encode_tensor_map(const TensorLayout& layout) {
-  constexpr std::uint32_t kAlignment = 16;
   bool good = layout.dimensions >= 1 && layout.dimensions <= TensorLayout::kMaxDimensions &&
               reinterpret_cast<std::uintptr_t>(layout.data) % kAlignment == 0 &&
               layout.row_bytes() % kAlignment == 0 && layout.box_bytes() > 0;
@@ -49,6 +51,12 @@ Box box_of(const Thread& thread, const ptx::TensorMap& map, const std::int32_t* 
     fail(thread, place,
          "a copy with " + std::to_string(dimensions) + " coordinates, and a tensor map with " +
              std::to_string(box.layout.dimensions) + " dimensions");
+  }
+  // An H200 stops with an illegal instruction.
+  if (std::int64_t{corner[0]} * box.layout.element_bytes % kAlignment != 0) {
+    fail(thread, place,
+         "a box that begins at column " + std::to_string(corner[0]) + " of " +
+             std::to_string(box.layout.element_bytes) + " bytes each, which is no multiple of 16 bytes");
   }
   std::copy_n(corner, dimensions, box.corner.begin());
   return box;
