@@ -37,6 +37,8 @@ struct MergeParams {
 };
 
 inline constexpr int kMergeThreads = 128;
+inline constexpr int kMergeBlocks =
+    4;  ///< of a multiprocessor; said so, the compiler keeps 16 loads in flight
 inline constexpr int kMergeColumns = 128;  ///< of a warp: 4 of each lane
 
 /// Blocks along x take the rows of a sequence and kv head, along y the kv heads, along z the sequences. Warps
@@ -102,29 +104,27 @@ class MergeWarp {
   /// Adds up weighted values of four columns; returns the sum of the weights.
   FLASHMLA_DEVICE float add_splits(std::int32_t splits, float base, std::int32_t column,
                                    float (&sums)[4]) const {
-    constexpr int kInFlight = 8;  // loads that a lane does not wait for one by one
+    constexpr int kInFlight = 16;  // loads that a lane does not wait for one by one
+    const float* values = out_ + (column < params_.d_v ? column : 0);
     float weight_sum = 0;
-    for (std::int32_t first = 0; first < splits; first += ptx::kWarpSize) {
-      const std::int32_t mine = first + lane_;
+    for (std::int32_t first = 0; first < splits; first += kInFlight) {
+      const std::int32_t last = splits - 1;
+      ptx::Bytes16 loaded[kInFlight];
+      FLASHMLA_UNROLL
+      for (int j = 0; j < kInFlight; ++j) {
+        const std::int32_t split = first + j < last ? first + j : last;
+        loaded[j] = ptx::load_once(values + split * split_stride_ * params_.d_v);
+      }
+      const std::int32_t mine = first + lane_ % kInFlight;
       const float weight = mine < splits ? ptx::exp2_approx(ptx::add(lse_[mine * split_stride_], -base)) : 0;
-      const std::int32_t count = splits - first < ptx::kWarpSize ? splits - first : ptx::kWarpSize;
-      for (std::int32_t i = 0; i < count; i += kInFlight) {
-        ptx::Bytes16 loaded[kInFlight] = {};
+      FLASHMLA_UNROLL
+      for (int j = 0; j < kInFlight; ++j) {
+        const float weight_of_split = ptx::shuffle(weight, j);
+        if (first + j >= splits) continue;
+        weight_sum = ptx::add(weight_sum, weight_of_split);
         FLASHMLA_UNROLL
-        for (int j = 0; j < kInFlight; ++j) {
-          if (i + j < count && column < params_.d_v) {
-            loaded[j] = ptx::load_once(out_ + (first + i + j) * split_stride_ * params_.d_v + column);
-          }
-        }
-        FLASHMLA_UNROLL
-        for (int j = 0; j < kInFlight; ++j) {
-          const float shared_weight = ptx::shuffle(weight, (i + j) % ptx::kWarpSize);
-          if (i + j >= count) continue;
-          weight_sum = ptx::add(weight_sum, shared_weight);
-          FLASHMLA_UNROLL
-          for (int k = 0; k < 4; ++k) {
-            sums[k] = ptx::fma(shared_weight, __builtin_bit_cast(float, loaded[j].words[k]), sums[k]);
-          }
+        for (int k = 0; k < 4; ++k) {
+          sums[k] = ptx::fma(weight_of_split, __builtin_bit_cast(float, loaded[j].words[k]), sums[k]);
         }
       }
     }
@@ -165,7 +165,8 @@ class MergeWarp {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ MergeParams params) {
+__global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
+    merge_kernel(const __grid_constant__ MergeParams params) {
   ptx::wait_for_previous_kernel();
   MergeWarp<T>(params).run();
 }

@@ -209,7 +209,8 @@ void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const S
   };
   const std::int64_t blocks = ceil_div(plan.rows * pieces, cuda::kMergeThreads / ptx::kWarpSize);
   // Enough to fill the GPU once if all sequences are divided; few to start if none is.
-  const std::int64_t most = 10 * std::int64_t{cuda::device_properties(on.device.index).multiprocessors};
+  const std::int64_t most =
+      2 * cuda::kMergeBlocks * std::int64_t{cuda::device_properties(on.device.index).multiprocessors};
   const std::int64_t layers =
       std::clamp<std::int64_t>(most / (blocks * shape.h_kv), 1, std::min(shape.batch, kMostBlocks));
   cuda::launch(op.out.type == DataType::kBf16 ? cuda::merge_kernel<ptx::Bf16> : cuda::merge_kernel<ptx::F16>,
