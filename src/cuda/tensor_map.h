@@ -30,7 +30,8 @@ struct BoxedTensor {
   std::array<std::uint64_t, kMaxDimensions> sizes = {};
   /// Of dimensions 1, 2, 3; each is a multiple of the one before.
   std::array<std::uint64_t, kMaxDimensions - 1> stride_bytes = {};
-  /// At most 256 each; a row of the box is a multiple of 16 bytes and no longer than the swizzle's pattern.
+  /// At most 256 each. A row of the box has a multiple of 16 bytes; with a swizzle, as many as its pattern:
+  /// shorter rows leave gaps in shared memory.
   std::array<std::uint32_t, kMaxDimensions> box = {};
   ptx::Swizzle swizzle = ptx::Swizzle::kNone;
 };

@@ -31,7 +31,7 @@ ptx::TensorMap encode_tensor_map(const TensorLayout& layout) {
         layout.box[i] <= 256 && layout.sizes[i] > 0 && (i == 0 || layout.stride_bytes[i] % kAlignment == 0);
   }
   const std::uint32_t pattern = 16u << static_cast<int>(layout.swizzle);
-  if (layout.swizzle != Swizzle::kNone) good = good && layout.row_bytes() <= pattern;
+  if (layout.swizzle != Swizzle::kNone) good = good && layout.row_bytes() == pattern;
   if (!good) throw std::invalid_argument("a tensor map can't describe this tensor and box");
   ptx::TensorMap map = {};
   std::memcpy(&map, &layout, sizeof(layout));
