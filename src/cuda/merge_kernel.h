@@ -108,12 +108,11 @@ class MergeWarp {
     const float* values = out_ + (column < params_.d_v ? column : 0);
     float weight_sum = 0;
     for (std::int32_t first = 0; first < splits; first += kInFlight) {
-      const std::int32_t last = splits - 1;
-      ptx::Bytes16 loaded[kInFlight];
+      ptx::Bytes16 loaded[kInFlight] = {};
       FLASHMLA_UNROLL
       for (int j = 0; j < kInFlight; ++j) {
-        const std::int32_t split = first + j < last ? first + j : last;
-        loaded[j] = ptx::load_once(values + split * split_stride_ * params_.d_v);
+        if (first + j < splits)
+          loaded[j] = ptx::load_once(values + (first + j) * split_stride_ * params_.d_v);
       }
       const std::int32_t mine = first + lane_ % kInFlight;
       const float weight = mine < splits ? ptx::exp2_approx(ptx::add(lse_[mine * split_stride_], -base)) : 0;
