@@ -2,11 +2,17 @@
 // `wrapper_outputs write h200.bin` on an H200.
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "cuda/emulator/settings.h"
 #include "cuda/wrappers/records.h"
 #include "cuda/wrappers/wrapper_test.h"
 
 namespace flashmla::wrappers {
+
+/// How GoogleTest names a parameter.
+static void PrintTo(const WrapperTest& test, std::ostream* stream) { *stream << test.name; }
+
 namespace {
 
 const Records& h200() {
