@@ -10,8 +10,8 @@
 
 namespace flashmla::wrappers {
 
-/// How GoogleTest names a parameter.
-static void PrintTo(const WrapperTest& test, std::ostream* stream) { *stream << test.name; }
+/// In the text of failures.
+static std::ostream& operator<<(std::ostream& stream, const WrapperTest& test) { return stream << test.name; }
 
 namespace {
 
