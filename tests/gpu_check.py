@@ -88,7 +88,7 @@ def build_steps():
 
 
 def test_steps():
-    """The PTX wrappers; GoogleTest programs and the recorded cases, each with both classes of shared memory."""
+    """PTX wrappers; GoogleTest programs and recorded cases, each with both classes of shared memory."""
     outputs = [str(BUILD / "tests" / "cuda" / "wrappers" / "wrapper_outputs"), "compare"]
     outputs += ["tests/cuda/wrappers/h200.bin"]
     missing = "" if compute_capability() == "90" else "the recorded outputs are those of an H200"

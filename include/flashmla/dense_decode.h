@@ -36,7 +36,9 @@ struct DenseDecode {
   /// i32 `[batch]`: tokens in the cache, the `s_q` new ones included; clamped to
   /// `[0, max_blocks * page]`.
   TensorView cache_seqlens = {};
-  /// Optional, both or none: from make_schedule (see schedule.h), i32 `[parts, 8]`.
+  /// Optional, both or none: from make_schedule (see schedule.h), i32 `[parts, 8]`. One that was made for
+  /// other lengths is an error on a CPU; on a GPU `out` and `lse` are then unspecified, and nothing else is
+  /// touched.
   TensorView schedule = {};
   /// i32 `[batch + 1]`.
   TensorView num_splits = {};

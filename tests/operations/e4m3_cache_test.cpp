@@ -72,6 +72,7 @@ TEST_P(E4m3Cache, GivesTheBitsOfABf16CacheOfTheSameValues) {
   DenseProblem problem({.seqlens = {300, 0, 65}, .s_q = 2, .h_q = 17, .page = 16, .e4m3 = true});
   problem.causal = true;
   run(problem.op());
+  if (IsSkipped()) return;
   const cases::Tensor out = problem.out;
   const cases::Tensor lse = problem.lse;
   const TensorView codes = problem.kv_cache.view();

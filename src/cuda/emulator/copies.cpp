@@ -116,7 +116,7 @@ void ThreadCopies::issue(Thread& thread, void* shared, const void* global, std::
 }
 
 void ThreadCopies::perform(const Copy& copy) {
-  std::memcpy(copy.shared, copy.global, copy.bytes);
+  if (copy.bytes > 0) std::memcpy(copy.shared, copy.global, copy.bytes);  // of nothing may come from nowhere
   std::memset(copy.shared + copy.bytes, 0, copy.size - copy.bytes);
 }
 

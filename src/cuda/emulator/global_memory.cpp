@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <sstream>
 #include <utility>
 
@@ -17,6 +18,17 @@ struct Registered {
 };
 
 thread_local Registered registered;
+
+/// What register_memory() has registered.
+struct Allocated {
+  std::mutex mutex;
+  std::vector<Region> regions;
+};
+
+Allocated& allocated() {
+  static Allocated all;
+  return all;
+}
 
 /// Constants and variables of the program and its libraries.
 std::vector<std::pair<std::uintptr_t, std::uintptr_t>> program_segments() {
@@ -96,7 +108,23 @@ void MemoryScope::add(std::string name, const void* data, std::size_t bytes) {
   add(Region(std::move(name), data, bytes));
 }
 
-GlobalMemory::GlobalMemory() : everything_(registered.scopes == 0), regions_(registered.regions) {}
+void register_memory(Region region) {
+  const std::lock_guard lock(allocated().mutex);
+  allocated().regions.push_back(std::move(region));
+}
+
+void withdraw_memory(const void* data) {
+  const std::lock_guard lock(allocated().mutex);
+  std::vector<Region>& regions = allocated().regions;
+  const auto found = std::ranges::find_if(regions, [&](const Region& r) { return r.begins_at(data); });
+  if (found != regions.end()) regions.erase(found);
+}
+
+GlobalMemory::GlobalMemory() : regions_(registered.regions) {
+  const std::lock_guard lock(allocated().mutex);
+  regions_.insert(regions_.end(), allocated().regions.begin(), allocated().regions.end());
+  everything_ = registered.scopes == 0 && regions_.empty();
+}
 
 void GlobalMemory::allow(const void* data, std::size_t bytes) {
   regions_.emplace_back("the parameters", data, bytes);

@@ -23,6 +23,7 @@ class Region {
   Region(std::string name, const void* data, std::size_t element_bytes, std::vector<Extent> extents);
 
   const std::string& name() const { return name_; }
+  bool begins_at(const void* data) const { return begin_ == reinterpret_cast<std::uintptr_t>(data); }
   /// Whether `bytes` from `address` on are all part of it.
   bool contains(std::uintptr_t address, std::size_t bytes) const;
   /// In bytes: negative in front of the region, 0 inside of its range.
@@ -37,8 +38,8 @@ class Region {
 };
 
 /// Registers memory for launches of the calling host thread, as long as it lives. While at least one scope
-/// lives, an access of a kernel to anything else is a failure: each one in checked mode, copies and atomic
-/// operations always.
+/// lives, or register_memory() has registered something, an access of a kernel to anything else is a failure:
+/// each one in checked mode, copies and atomic operations always.
 class MemoryScope {
  public:
   MemoryScope();
@@ -53,6 +54,13 @@ class MemoryScope {
  private:
   std::size_t regions_before_;
 };
+
+/// Registers memory for launches of every host thread until withdraw_memory(): what a GPU has allocated,
+/// while a MemoryScope is what one test knows of.
+void register_memory(Region region);
+
+/// Withdraws what was registered with this address.
+void withdraw_memory(const void* data);
 
 /// What is registered, seen by one launch; read by several host threads.
 class GlobalMemory {

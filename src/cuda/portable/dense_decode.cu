@@ -19,42 +19,57 @@ namespace {
 
 struct DenseDecodeKernel {
   int rows;
+  int blocks;  ///< of a multiprocessor
   std::size_t shared_bytes;
   void (*kernel)(DenseDecodeParams);
 };
 
-template <class T, int kRows, int kStages, int kDepthParts>
+template <class T, int kRows, int kStages, int kDepthParts, int kBlocks>
 constexpr DenseDecodeKernel entry() {
-  using C = DenseDecodeConfig<T, kRows, kStages, kDepthParts>;
-  return {kRows, sizeof(DenseDecodeShared<C>), dense_decode_kernel<C>};
+  using C = DenseDecodeConfig<T, kRows, kStages, kDepthParts, kBlocks>;
+  return {kRows, kBlocks, sizeof(DenseDecodeShared<C>), dense_decode_kernel<C>};
 }
 
-/// Fastest first, for each number of rows: more stages hide more of the memory's latency. They fit into 227
-/// KB (SM90, SM100), 163 KB (SM80) and 99 KB (SM86, SM89, SM120).
+/// For up to 16, 32 and more rows, fastest first, by what shared memory has room for: 227 KB (SM90, SM100),
+/// 163 KB (SM80), 99 KB (SM86, SM89, SM120). With 16 rows two blocks hide each other's latencies: 3.9 TB/s
+/// instead of 3.6 on an H200. With more rows, which need the registers of a whole multiprocessor, four stages
+/// let one block do so.
 template <class T>
-constexpr DenseDecodeKernel kKernels[] = {
-    entry<T, 16, 5, 4>(), entry<T, 16, 3, 4>(), entry<T, 16, 2, 4>(),  //
-    entry<T, 32, 5, 4>(), entry<T, 32, 3, 4>(), entry<T, 32, 2, 4>(),  //
-    entry<T, 64, 4, 4>(), entry<T, 64, 3, 2>(), entry<T, 64, 2, 2>(),
-};
-static_assert(entry<ptx::Bf16, 64, 4, 4>().shared_bytes <= 227 * 1024);
-static_assert(entry<ptx::Bf16, 64, 3, 2>().shared_bytes <= 163 * 1024);
-static_assert(entry<ptx::Bf16, 64, 2, 2>().shared_bytes <= 99 * 1024);
+constexpr DenseDecodeKernel kFewRows[] = {entry<T, 16, 2, 4, 2>(), entry<T, 16, 3, 4, 1>(),
+                                          entry<T, 16, 2, 4, 1>()};
+template <class T>
+constexpr DenseDecodeKernel kSomeRows[] = {entry<T, 32, 5, 4, 1>(), entry<T, 32, 3, 4, 1>(),
+                                           entry<T, 32, 2, 4, 1>()};
+template <class T>
+constexpr DenseDecodeKernel kManyRows[] = {entry<T, 64, 4, 4, 1>(), entry<T, 64, 3, 2, 1>(),
+                                           entry<T, 64, 2, 2, 1>()};
 
-std::span<const DenseDecodeKernel> kernels_for(DataType type) {
-  if (type == DataType::kBf16) return kKernels<ptx::Bf16>;
-  return kKernels<ptx::F16>;
-}
+/// Shared memory of a multiprocessor that a block takes beside its own.
+constexpr std::size_t kReservedBytes = 1024;
 
-const DenseDecodeKernel& choose_kernel(DataType type, std::int64_t rows, std::size_t shared_limit) {
-  const int wanted = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-  const auto kernels = kernels_for(type);
+template <class T>
+const DenseDecodeKernel& choose_kernel(std::int64_t rows, std::size_t shared_limit) {
+  const std::span<const DenseDecodeKernel> kernels = rows <= 16   ? kFewRows<T>
+                                                     : rows <= 32 ? kSomeRows<T>
+                                                                  : kManyRows<T>;
   return *std::find_if(kernels.begin(), kernels.end(), [&](const DenseDecodeKernel& kernel) {
-    return kernel.rows == wanted && kernel.shared_bytes <= shared_limit;
+    const auto blocks = static_cast<std::size_t>(kernel.blocks);
+    return kernel.shared_bytes * blocks + kReservedBytes * (blocks - 1) <= shared_limit;
   });
 }
 
+const DenseDecodeKernel& choose_kernel(DataType type, std::int64_t rows, std::size_t shared_limit) {
+  return type == DataType::kBf16 ? choose_kernel<ptx::Bf16>(rows, shared_limit)
+                                 : choose_kernel<ptx::F16>(rows, shared_limit);
+}
+
+static_assert(entry<ptx::Bf16, 64, 3, 2, 1>().shared_bytes <= 163 * 1024);
+static_assert(entry<ptx::Bf16, 64, 2, 2, 1>().shared_bytes <= 99 * 1024);
+
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// Of a grid along y and z.
+constexpr std::int64_t kMostBlocks = 65535;
 
 /// Everything that follows from shapes and the GPU.
 struct Plan {
@@ -71,7 +86,7 @@ struct Plan {
         &choose_kernel(op.q.type, rows, static_cast<std::size_t>(cuda::shared_memory_limit(on.device.index)));
     row_tiles = ceil_div(rows, kernel->rows);
     parts = op.schedule.given() ? op.schedule.shape[0]
-                                : parts_for(row_tiles * shape.h_kv, shape.batch, on.device);
+                                : parts_for(row_tiles * shape.h_kv, kernel->blocks, shape.batch, on.device);
     request = schedule_request(op, parts, kScheduleTile);
     slots = most_splits(request);
   }
@@ -164,7 +179,7 @@ void attend(const DenseDecode& op, const Execution& on, const Plan& plan, const 
   cuda::launch(plan.kernel->kernel, "dense_decode",
                {.grid = {static_cast<std::uint32_t>(plan.row_tiles), static_cast<std::uint32_t>(shape.h_kv),
                          static_cast<std::uint32_t>(plan.parts)},
-                .block = {DenseDecodeConfig<ptx::Bf16, 16, 2, 4>::kThreads},
+                .block = {DenseDecodeConfig<ptx::Bf16, 16, 2, 4, 1>::kThreads},
                 .shared_bytes = plan.kernel->shared_bytes,
                 .overlaps_previous = true,
                 .stream = on.stream},
@@ -174,6 +189,7 @@ void attend(const DenseDecode& op, const Execution& on, const Plan& plan, const 
 void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const Scratch& scratch,
            const ScheduleTensors& schedule) {
   const DecodeShape& shape = plan.shape;
+  const auto pieces = static_cast<std::int32_t>(ceil_div(shape.d_v, cuda::kMergeColumns));
   const cuda::MergeParams params{
       .partial_out = scratch.partial_out,
       .partial_lse = scratch.partial_lse,
@@ -184,20 +200,23 @@ void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const S
       .out_strides = {op.out.strides[0], op.out.strides[1], op.out.strides[2]},
       .lse = op.lse.as<float>(),
       .lse_strides = {op.lse.strides[0], op.lse.strides[1], op.lse.strides[2]},
-      .batch = shape.batch,
+      .batch = static_cast<std::int32_t>(shape.batch),
       .rows = static_cast<std::int32_t>(plan.rows),
-      .group = static_cast<std::int32_t>(shape.group()),
       .h_kv = static_cast<std::int32_t>(shape.h_kv),
       .d_v = static_cast<std::int32_t>(shape.d_v),
+      .group = tile::Divisor(static_cast<std::int32_t>(shape.group())),
+      .pieces = tile::Divisor(pieces),
   };
-  constexpr std::int64_t kBlocksPerMultiprocessor = 4;
-  const std::int64_t warps = shape.batch * shape.h_kv * plan.rows * ceil_div(shape.d_v, cuda::kMergeColumns);
-  const std::int64_t blocks =
-      std::min(ceil_div(warps, cuda::kMergeThreads / ptx::kWarpSize),
-               kBlocksPerMultiprocessor * cuda::device_properties(on.device.index).multiprocessors);
+  const std::int64_t blocks = ceil_div(plan.rows * pieces, cuda::kMergeThreads / ptx::kWarpSize);
+  // Enough to fill the GPU once if all sequences are divided; few to start if none is.
+  const std::int64_t most =
+      2 * cuda::kMergeBlocks * std::int64_t{cuda::device_properties(on.device.index).multiprocessors};
+  const std::int64_t layers =
+      std::clamp<std::int64_t>(most / (blocks * shape.h_kv), 1, std::min(shape.batch, kMostBlocks));
   cuda::launch(op.out.type == DataType::kBf16 ? cuda::merge_kernel<ptx::Bf16> : cuda::merge_kernel<ptx::F16>,
                "merge",
-               {.grid = {static_cast<std::uint32_t>(blocks)},
+               {.grid = {static_cast<std::uint32_t>(blocks), static_cast<std::uint32_t>(shape.h_kv),
+                         static_cast<std::uint32_t>(layers)},
                 .block = {cuda::kMergeThreads},
                 .overlaps_previous = true,
                 .stream = on.stream},
@@ -212,9 +231,8 @@ Support supports(const DenseDecode& op, const Execution& on) {
   if (shape.d_qk > kMaxWidth) return {false, "needs d_qk <= 576"};
   if (shape.d_v > kMaxValueWidth) return {false, "needs d_v <= 512"};
   if (shape.batch == 0 || shape.s_q == 0) return {};
-  constexpr std::int64_t kMostBlocks = 65535;  // of a grid along y and z
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  if (shape.s_q > kMost / shape.group() - 64) return {false, "needs fewer than 2^31 rows"};
+  if (shape.s_q > kMost / 8 / shape.group()) return {false, "needs fewer than 2^28 rows"};
   const Plan plan(op, on);
   if (shape.h_kv > kMostBlocks) return {false, "needs h_kv <= 65535"};
   if (plan.parts > kMostBlocks) return {false, "needs a schedule of at most 65535 parts"};
@@ -244,8 +262,8 @@ std::int64_t schedule_parts(const DenseDecode& op, const Execution& on) {
   const std::int64_t h_kv = op.kv_cache.given() ? std::max<std::int64_t>(op.kv_cache.shape[2], 1) : 1;
   const std::int64_t rows = op.q.shape[1] * op.q.shape[2] / h_kv;
   const auto limit = static_cast<std::size_t>(cuda::shared_memory_limit(on.device.index));
-  return parts_for(ceil_div(rows, choose_kernel(op.q.type, rows, limit).rows) * h_kv, op.q.shape[0],
-                   on.device);
+  const DenseDecodeKernel& kernel = choose_kernel(op.q.type, rows, limit);
+  return parts_for(ceil_div(rows, kernel.rows) * h_kv, kernel.blocks, op.q.shape[0], on.device);
 }
 
 }  // namespace flashmla::portable

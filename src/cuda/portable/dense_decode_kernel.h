@@ -61,12 +61,13 @@ struct DenseDecodeParams {
 inline constexpr int kMaxWidth = 576;
 inline constexpr int kMaxValueWidth = 512;
 
-template <class T_, int kRows_, int kStages_, int kDepthParts_>
+template <class T_, int kRows_, int kStages_, int kDepthParts_, int kBlocks_>
 struct DenseDecodeConfig {
   using T = T_;
   static constexpr int kRows = kRows_;
   static constexpr int kStages = kStages_;
   static constexpr int kDepthParts = kDepthParts_;
+  static constexpr int kBlocks = kBlocks_;  ///< that run on a multiprocessor at the same time
 
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * ptx::kWarpSize;
@@ -74,7 +75,7 @@ struct DenseDecodeConfig {
 
   // Scores: a warp has kScoreTiles x 16 rows, kWarpKeys keys and kDepthSteps x 16 columns. Two row tiles a
   // warp halve what it reads of the keys; with two depth parts the registers hold only one.
-  static constexpr int kScoreTiles = kDepthParts == 4 && kRows >= 32 ? 2 : 1;
+  static constexpr int kScoreTiles = kBlocks == 1 && kDepthParts == 4 && kRows >= 32 ? 2 : 1;
   static constexpr int kRowGroups = kRows / (16 * kScoreTiles);
   static constexpr int kWarpKeys = kKeys * kRowGroups * kDepthParts / kWarps;
   static constexpr int kDepthSteps = kMaxWidth / 16 / kDepthParts;
@@ -101,6 +102,8 @@ struct SplitPlace {
   bool exists;
   tile::PagedRows rows;
   std::int32_t first_diagonal;  ///< the first key that the first query does not see
+  std::int32_t begin;           ///< keys of the split that any row of the tile sees
+  std::int32_t end;
 };
 
 template <class C>
@@ -125,9 +128,7 @@ class DenseDecodeBlock {
 
  public:
   FLASHMLA_DEVICE explicit DenseDecodeBlock(const DenseDecodeParams& params)
-      : params_(params),
-        shared_(ptx::shared_memory<DenseDecodeShared<C>>()),
-        row_begin_(static_cast<std::int32_t>(ptx::block_index().x) * C::kRows) {}
+      : params_(params), shared_(ptx::shared_memory<DenseDecodeShared<C>>()) {}
 
   FLASHMLA_DEVICE void run() {
     const Thread self = this_thread();
@@ -162,14 +163,21 @@ class DenseDecodeBlock {
       PartSplits splits(params_.request, place.rest);
       place.exists = splits.next(place.split);
       place.rest = splits.rest();
-      if (place.exists) {
-        const std::int64_t seq = place.split.seq;
-        place.rows = params_.cache.rows_of(seq, head());
-        place.first_diagonal = static_cast<std::int32_t>(params_.request.length_of(seq)) - params_.s_q + 1;
-      }
+      if (place.exists) find_place(place);
     }
     ptx::sync_block();
     return shared_.place.exists;
+  }
+
+  FLASHMLA_DEVICE void find_place(SplitPlace& place) const {
+    const std::int64_t seq = place.split.seq;
+    place.rows = params_.cache.rows_of(seq, head());
+    place.first_diagonal = static_cast<std::int32_t>(params_.request.length_of(seq)) - params_.s_q + 1;
+    place.begin = static_cast<std::int32_t>(place.split.begin);
+    place.end = static_cast<std::int32_t>(place.split.end);
+    if (!params_.causal) return;
+    const std::int32_t last_row = min(row_begin() + C::kRows, params_.rows) - 1;
+    place.end = min(place.end, place.first_diagonal + params_.group.quotient(last_row));
   }
 
   // --- Which thread and block this is -----------------------------------------------------------------
@@ -185,26 +193,18 @@ class DenseDecodeBlock {
             static_cast<int>(index % ptx::kWarpSize)};
   }
 
+  FLASHMLA_DEVICE std::int32_t row_begin() const {
+    return static_cast<std::int32_t>(ptx::block_index().x) * C::kRows;
+  }
   FLASHMLA_DEVICE std::int32_t head() const { return static_cast<std::int32_t>(ptx::block_index().y); }
 
   // --- One split ----------------------------------------------------------------------------------
 
   FLASHMLA_DEVICE void attend() {
     const Thread self = this_thread();
-    const Split split = shared_.place.split;
-    begin_ = static_cast<std::int32_t>(split.begin);
-    end_ = static_cast<std::int32_t>(split.end);
-    if (params_.causal) {
-      const std::int32_t last_row =
-          row_begin_ + C::kRows < params_.rows ? row_begin_ + C::kRows : params_.rows;
-      const std::int32_t visible = bound_of(last_row - 1);
-      end_ = end_ < visible ? end_ : visible;
-    }
-    row_bound_ = min(bound_of(row_begin_ + self.index / C::kRowThreads), end_);
-
     look_up(self, 0);
     for (int stage = 0; stage < C::kStages; ++stage) load_tile(stage, stage);
-    load_queries(split.seq);
+    load_queries(shared_.place.split.seq);
     start_rows();
     ptx::copy_async_wait<C::kStages - 1>();
     ptx::sync_block();
@@ -252,8 +252,9 @@ class DenseDecodeBlock {
       const bool latencies_first = this_thread().warp < C::kWarps / 2;
       bool rest_matters = false;
       if (latencies_first) rest_matters = move_on(tile, stage, buffer);
+      if (latencies_first) values(stage, buffer, exact);
       if (keys_from(tile + 2) > 0) scores(next(next(stage)), buffer);
-      values(stage, buffer, exact);
+      if (!latencies_first) values(stage, buffer, exact);
       if (!latencies_first) rest_matters = move_on(tile, stage, buffer);
       ptx::copy_async_wait<C::kStages - 4>();
       exact = ptx::sync_block_or(rest_matters);
@@ -269,7 +270,7 @@ class DenseDecodeBlock {
 
   /// The first key that a row does not see, by its query.
   FLASHMLA_DEVICE std::int32_t bound_of(std::int32_t row) const {
-    return params_.causal ? shared_.place.first_diagonal + params_.group.quotient(row) : end_;
+    return params_.causal ? shared_.place.first_diagonal + params_.group.quotient(row) : shared_.place.end;
   }
 
   FLASHMLA_DEVICE std::int64_t query_head(std::int32_t row) const {
@@ -299,7 +300,8 @@ class DenseDecodeBlock {
   /// Keys of this tile and those behind it; not positive behind the last one. `tile` may be some tiles behind
   /// it, where the number of a key need not be an i32.
   FLASHMLA_DEVICE std::int32_t keys_from(std::int32_t tile) const {
-    return static_cast<std::int32_t>(static_cast<std::uint32_t>(end_) - static_cast<std::uint32_t>(begin_) -
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(shared_.place.end) -
+                                     static_cast<std::uint32_t>(shared_.place.begin) -
                                      static_cast<std::uint32_t>(tile) * C::kKeys);
   }
 
@@ -310,7 +312,7 @@ class DenseDecodeBlock {
   /// The key that this lane looks up for the 8 tiles from `tile` on; and whether it exists.
   FLASHMLA_DEVICE bool key_of_lane(const Thread& self, std::int32_t tile, std::int32_t& key) const {
     const int local = self.lane / kWarpRows * C::kKeys + self.lane % kWarpRows * C::kWarps + self.warp;
-    key = begin_ + tile * C::kKeys + local;
+    key = shared_.place.begin + tile * C::kKeys + local;
     return local < keys_from(tile);
   }
 
@@ -405,7 +407,7 @@ class DenseDecodeBlock {
 
   /// The row of Q of which this lane reads chunks for row tile `i` of its warp; null behind the last row.
   FLASHMLA_DEVICE const std::uint16_t* query_row(const Thread& self, std::int64_t seq, int i) const {
-    const std::int32_t row = row_begin_ + (row_group(self.warp) * C::kScoreTiles + i) * 16 + self.lane / 2;
+    const std::int32_t row = row_begin() + (row_group(self.warp) * C::kScoreTiles + i) * 16 + self.lane / 2;
     if (row >= params_.rows) return nullptr;
     return params_.q + seq * params_.q_strides[0] + params_.group.quotient(row) * params_.q_strides[1] +
            query_head(row) * params_.q_strides[2];
@@ -441,16 +443,18 @@ class DenseDecodeBlock {
       const auto load = [&](std::uint32_t (&fragment)[4], int step) {
         ptx::load_matrix(fragment, key + tile::swizzled_chunk(step * C::kDepthParts * 2, chunk));
       };
-      std::uint32_t b[3][4];  // loaded two steps ahead: as long as their latency
-      load(b[0], 0);
-      load(b[1], 1);
+      // Loaded ahead as far as registers allow; two blocks have more to do meanwhile.
+      constexpr int kAhead = C::kBlocks == 1 ? 2 : 1;
+      std::uint32_t b[kAhead + 1][4];
+      FLASHMLA_UNROLL
+      for (int s = 0; s < kAhead; ++s) load(b[s], s);
       FLASHMLA_UNROLL
       for (int s = 0; s < C::kDepthSteps; ++s) {
-        if (s + 2 < C::kDepthSteps) load(b[(s + 2) % 3], s + 2);
+        if (s + kAhead < C::kDepthSteps) load(b[(s + kAhead) % (kAhead + 1)], s + kAhead);
         FLASHMLA_UNROLL
         for (int i = 0; i < C::kScoreTiles; ++i) {
-          ptx::mma_16x8x16<T>(sums[i][0], q_[i][s], b[s % 3][0], b[s % 3][1]);
-          ptx::mma_16x8x16<T>(sums[i][1], q_[i][s], b[s % 3][2], b[s % 3][3]);
+          ptx::mma_16x8x16<T>(sums[i][0], q_[i][s], b[s % (kAhead + 1)][0], b[s % (kAhead + 1)][1]);
+          ptx::mma_16x8x16<T>(sums[i][1], q_[i][s], b[s % (kAhead + 1)][2], b[s % (kAhead + 1)][3]);
         }
       }
       store_scores(sums, first_key, buffer);
@@ -493,7 +497,10 @@ class DenseDecodeBlock {
     const int first_key = self.index % C::kRowThreads * C::kThreadKeys;
     float logits[C::kThreadKeys];
     read_logits(logits, row, first_key, buffer);
-    hide_keys(logits, row_bound_ - (begin_ + tile * C::kKeys + first_key), stage, first_key);
+    hide_keys(logits,
+              min(bound_of(row_begin() + row), shared_.place.end) -
+                  (shared_.place.begin + tile * C::kKeys + first_key),
+              stage, first_key);
     float largest = logits[0];
     FLASHMLA_UNROLL
     for (int k = 1; k < C::kThreadKeys; ++k) largest = ptx::max(largest, logits[k]);
@@ -644,25 +651,31 @@ class DenseDecodeBlock {
 
   FLASHMLA_DEVICE void add_values(int stage, const std::uint16_t* weights) {
     const Thread self = this_thread();
+    constexpr int kPairs = kColumnTiles / 2;
+    constexpr int kAhead = C::kRows == 16 ? 3 : 1;
     FLASHMLA_UNROLL
     for (int k = 0; k < C::kKeys; k += 16) {
+      const std::uint16_t* a_rows = weights + tile::narrow_row_offset(self.lane % 16, k / 8 + self.lane / 16);
       const std::uint16_t* key =
           shared_.keys[stage] + (k + self.lane % 16) * kMaxWidth + self.warp * C::kWarpColumns;
-      std::uint32_t b[kColumnTiles / 2][4];
+      const auto load = [&](std::uint32_t (&fragment)[4], int pair) {
+        const int chunk = self.lane / 16 ^ self.lane % 8;
+        ptx::load_matrix_transposed(fragment, key + tile::swizzled_chunk(2 * pair, chunk));
+      };
+      std::uint32_t a[C::kRowTiles][4];
+      std::uint32_t b[kAhead + 1][4];
       FLASHMLA_UNROLL
-      for (int j = 0; j < kColumnTiles / 2; ++j) {
-        ptx::load_matrix_transposed(b[j], key + tile::swizzled_chunk(2 * j, self.lane / 16 ^ self.lane % 8));
-      }
-      const std::uint16_t* a_rows = weights + tile::narrow_row_offset(self.lane % 16, k / 8 + self.lane / 16);
-      std::uint32_t a[2][4];  // the next row tile is loaded while one is multiplied
-      ptx::load_matrix(a[0], a_rows);
+      for (int i = 0; i < C::kRowTiles; ++i) ptx::load_matrix(a[i], a_rows + i * 16 * C::kKeys);
       FLASHMLA_UNROLL
-      for (int i = 0; i < C::kRowTiles; ++i) {
-        if (i + 1 < C::kRowTiles) ptx::load_matrix(a[(i + 1) % 2], a_rows + (i + 1) * 16 * C::kKeys);
+      for (int j = 0; j < kAhead; ++j) load(b[j], j);
+      FLASHMLA_UNROLL
+      for (int j = 0; j < kPairs; ++j) {
+        if (j + kAhead < kPairs) load(b[(j + kAhead) % (kAhead + 1)], j + kAhead);
+        const std::uint32_t (&values)[4] = b[j % (kAhead + 1)];
         FLASHMLA_UNROLL
-        for (int j = 0; j < kColumnTiles / 2; ++j) {
-          ptx::mma_16x8x16<T>(out_[i][2 * j], a[i % 2], b[j][0], b[j][1]);
-          ptx::mma_16x8x16<T>(out_[i][2 * j + 1], a[i % 2], b[j][2], b[j][3]);
+        for (int i = 0; i < C::kRowTiles; ++i) {
+          ptx::mma_16x8x16<T>(out_[i][2 * j], a[i], values[0], values[1]);
+          ptx::mma_16x8x16<T>(out_[i][2 * j + 1], a[i], values[2], values[3]);
         }
       }
     }
@@ -674,9 +687,9 @@ class DenseDecodeBlock {
   /// such values are added by hand to the rows that see them, and then cleared.
   FLASHMLA_DEVICE void keep_hidden_values_out(std::int32_t tile, int stage, int buffer) {
     const Thread self = this_thread();
-    const std::int32_t tile_begin = begin_ + tile * C::kKeys;
-    const int first_key = static_cast<int>(bound_of(row_begin_) - tile_begin);
-    const int keys = static_cast<int>(min(end_ - tile_begin, C::kKeys));
+    const std::int32_t tile_begin = shared_.place.begin + tile * C::kKeys;
+    const int first_key = static_cast<int>(bound_of(row_begin()) - tile_begin);
+    const int keys = static_cast<int>(min(shared_.place.end - tile_begin, C::kKeys));
     if (first_key >= keys) return;
     bool nonfinite = false;
     const int begin = first_key < 0 ? 0 : first_key;
@@ -710,7 +723,7 @@ class DenseDecodeBlock {
     FLASHMLA_UNROLL
     for (int i = 0; i < 2 * C::kRowTiles; ++i) {
       const int row = i * 8 + self.lane / 4;
-      if (tile_begin + key >= bound_of(row_begin_ + row)) continue;
+      if (tile_begin + key >= bound_of(row_begin() + row)) continue;
       const int at = tile::narrow_row_offset(row, key / tile::kChunk) + key % tile::kChunk;
       const float weight =
           Float::low(shared_.weights[buffer][0][at]) + Float::low(shared_.weights[buffer][1][at]);
@@ -754,7 +767,7 @@ class DenseDecodeBlock {
     if (self.index % C::kRowThreads != 0) return;
     const int tile_row = self.index / C::kRowThreads;
     shared_.row_factor[0][tile_row] = sees_nothing ? 0 : 1 / sum;
-    const std::int32_t row = row_begin_ + tile_row;
+    const std::int32_t row = row_begin() + tile_row;
     if (row >= params_.rows) return;
     const float lse = sees_nothing ? tile::kMinusInfinity : base + ptx::log2_approx(sum);
     if (whole) {
@@ -775,7 +788,7 @@ class DenseDecodeBlock {
     FLASHMLA_UNROLL
     for (int i = 0; i < 2 * C::kRowTiles; ++i) {
       const int tile_row = i * 8 + self.lane / 4;
-      const std::int32_t row = row_begin_ + tile_row;
+      const std::int32_t row = row_begin() + tile_row;
       if (row >= params_.rows) continue;
       const float factor = shared_.row_factor[0][tile_row];
       auto* to = begin_of(row) + first_column + self.lane % 4 * 2;
@@ -808,11 +821,7 @@ class DenseDecodeBlock {
 
   const DenseDecodeParams& params_;
   DenseDecodeShared<C>& shared_;
-  std::int32_t row_begin_;
 
-  std::int32_t begin_ = 0;  ///< keys of the split that any row of the tile sees
-  std::int32_t end_ = 0;
-  std::int32_t row_bound_ = 0;    ///< the first key that this thread's row of the softmax does not see
   std::int32_t next_block_ = -1;  ///< of the row that this lane looked up
 
   std::uint32_t q_[C::kScoreTiles][C::kDepthSteps][4];
@@ -822,7 +831,7 @@ class DenseDecodeBlock {
 };
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 1)
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     dense_decode_kernel(const __grid_constant__ DenseDecodeParams params) {
   ptx::wait_for_previous_kernel();
   ptx::launch_dependents();

@@ -20,8 +20,10 @@ __global__ void __launch_bounds__(cuda::kScheduleThreads)
 
 }  // namespace
 
-std::int64_t parts_for(std::int64_t blocks_per_part, std::int64_t batch, Device device) {
-  const std::int64_t blocks = cuda::device_properties(device.index).multiprocessors;
+std::int64_t parts_for(std::int64_t blocks_per_part, int blocks_per_multiprocessor, std::int64_t batch,
+                       Device device) {
+  const std::int64_t blocks =
+      std::int64_t{blocks_per_multiprocessor} * cuda::device_properties(device.index).multiprocessors;
   const std::int64_t most = std::max<std::int64_t>(blocks / std::max<std::int64_t>(blocks_per_part, 1), 1);
   const std::int64_t least = most - most / 16;
   for (std::int64_t parts = most; parts >= least && batch > 0; --parts) {

@@ -13,10 +13,11 @@ namespace flashmla::portable {
 /// Keys at whose multiples sequences are divided: a tile of the kernels.
 inline constexpr std::int64_t kScheduleTile = 32;
 
-/// Parts of a schedule whose every part is the work of `blocks_per_part` blocks that fill a multiprocessor
-/// each: as many as run at the same time, or up to 1/16 fewer, if sequences of equal length then need not be
-/// divided unevenly: a sequence in two parts costs a store and a load of its sums.
-std::int64_t parts_for(std::int64_t blocks_per_part, std::int64_t batch, Device device);
+/// Parts of a schedule whose every part is the work of `blocks_per_part` blocks: as many as run at the same
+/// time, or up to 1/16 fewer, if sequences of equal length then need not be divided unevenly: a sequence in
+/// two parts costs a store and a load of its sums.
+std::int64_t parts_for(std::int64_t blocks_per_part, int blocks_per_multiprocessor, std::int64_t batch,
+                       Device device);
 
 struct ScheduleScratch {
   std::int64_t* costs;
