@@ -271,17 +271,27 @@ TEST(EmulatorTensorMap, SwizzledRowsExchangeTheirChunks) {
   }
 }
 
+void store(const emulator::TensorLayout& layout, std::int32_t x, std::int32_t y) {
+  const emulated::BoxStore params{
+      .map = emulator::encode_tensor_map(layout), .corner = {x, y}, .words = layout.box_bytes() / 4};
+  emulator::launch(emulated::store_box, "store_box", {.block = {32, 1, 1}, .shared_bytes = 17 * 1024},
+                   params);
+}
+
 TEST(EmulatorTensorMap, AStoreLeavesOutWhatLiesOutside) {
   Tensor tensor;
   const Words before = tensor.words;
-  const emulated::BoxStore params{
-      .map = emulator::encode_tensor_map(tensor.layout), .corner = {8, 8}, .words = 24};
-  emulator::launch(emulated::store_box, "store_box", {.block = {32, 1, 1}, .shared_bytes = 17 * 1024},
-                   params);
+  store(tensor.layout, 8, 8);
   Words expected = before;
   std::copy_n((Words{1, 2, 3, 4}).begin(), 4, expected.begin() + 8 * 12 + 8);
   std::copy_n((Words{9, 10, 11, 12}).begin(), 4, expected.begin() + 9 * 12 + 8);
   EXPECT_EQ(tensor.words, expected);
+}
+
+TEST(EmulatorTensorMap, AStoreDoesNotBeginInFrontOfTheTensor) {
+  const Tensor tensor;
+  EXPECT_THROW(store(tensor.layout, -4, 0), emulator::Failure);
+  EXPECT_THROW(store(tensor.layout, 0, -1), emulator::Failure);
 }
 
 TEST(EmulatorTensorMap, ABoxBeginsAtAMultipleOf16Bytes) {

@@ -2,11 +2,17 @@
 // `wrapper_outputs write h200.bin` on an H200.
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "cuda/emulator/settings.h"
 #include "cuda/wrappers/records.h"
 #include "cuda/wrappers/wrapper_test.h"
 
 namespace flashmla::wrappers {
+
+/// In the text of failures.
+static std::ostream& operator<<(std::ostream& stream, const WrapperTest& test) { return stream << test.name; }
+
 namespace {
 
 const Records& h200() {

@@ -254,7 +254,7 @@ void reduce_add_bulk(float* global, const float* shared, std::uint32_t bytes, Lo
 void store_box(const ptx::TensorMap& map, const std::int32_t* corner, int dimensions, const void* shared,
                Location place) {
   Thread& thread = current_thread();
-  const Box box = box_of(thread, map, corner, dimensions, place);
+  const Box box = stored_box_of(thread, map, corner, dimensions, place);
   thread.stores.issue({.kind = ThreadStores::Kind::kBox,
                        .shared = static_cast<const std::byte*>(shared),
                        .global = nullptr,

@@ -52,13 +52,23 @@ Box box_of(const Thread& thread, const ptx::TensorMap& map, const std::int32_t* 
          "a copy with " + std::to_string(dimensions) + " coordinates, and a tensor map with " +
              std::to_string(box.layout.dimensions) + " dimensions");
   }
-  // An H200 stops with an illegal instruction.
   if (std::int64_t{corner[0]} * box.layout.element_bytes % kAlignment != 0) {
     fail(thread, place,
          "a box that begins at column " + std::to_string(corner[0]) + " of " +
              std::to_string(box.layout.element_bytes) + " bytes each, which is no multiple of 16 bytes");
   }
   std::copy_n(corner, dimensions, box.corner.begin());
+  return box;
+}
+
+Box stored_box_of(const Thread& thread, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions,
+                  const Location& place) {
+  Box box = box_of(thread, map, corner, dimensions, place);
+  if (std::ranges::any_of(box.corner, [](std::int32_t at) { return at < 0; })) {
+    fail(thread, place, "a store of a box that begins in front of its tensor");
+  }
+  const auto elements = static_cast<std::uint64_t>(kAlignment) / box.layout.element_bytes;
+  box.layout.sizes[0] = (box.layout.sizes[0] + elements - 1) / elements * elements;
   return box;
 }
 

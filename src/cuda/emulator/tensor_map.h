@@ -50,8 +50,14 @@ struct Box {
   Row row(std::uint32_t row) const;
 };
 
-/// The box that a thread names; fails if the map has another number of dimensions.
+/// The box that a thread names to load it; fails if the map has another number of dimensions, or if the box
+/// does not begin at a multiple of 16 bytes: an H200 calls that an illegal instruction.
 Box box_of(const Thread& thread, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions,
            const Location& place);
+
+/// The box that a thread names to store it. As on an H200, no coordinate may be negative, and rows of the
+/// tensor end at the next multiple of 16 bytes.
+Box stored_box_of(const Thread& thread, const ptx::TensorMap& map, const std::int32_t* corner, int dimensions,
+                  const Location& place);
 
 }  // namespace flashmla::emulator

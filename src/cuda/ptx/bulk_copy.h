@@ -186,7 +186,9 @@ FLASHMLA_DEVICE void copy_box_multicast(void* shared, const TensorMap& map, std:
 #endif
 }
 
-/// `cp.async.bulk.tensor.2d.global.shared::cta.bulk_group`: stores a box; what lies outside is left out.
+/// `cp.async.bulk.tensor.2d.global.shared::cta.bulk_group`: stores a box; what lies outside is left out, in
+/// pieces of 16 bytes: rows that end inside of one are overwritten up to its end. `x` and `y` are not
+/// negative, and `x` is a multiple of 16 bytes (all seen on an H200).
 FLASHMLA_DEVICE void store_box(const TensorMap& map, std::int32_t x, std::int32_t y,
                                const void* shared FLASHMLA_PLACE) {
 #ifdef FLASHMLA_ON_GPU

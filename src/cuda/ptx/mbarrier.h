@@ -149,7 +149,7 @@ class Barrier {
 #endif
 
  private:
-  std::uint64_t state_;
+  [[maybe_unused]] std::uint64_t state_;
 };
 
 }  // namespace flashmla::ptx
