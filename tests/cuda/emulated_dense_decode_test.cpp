@@ -38,6 +38,9 @@ Settings checked_settings(std::int64_t shared_bytes, std::uint64_t seed) {
   return settings;
 }
 
+/// Where accesses are not seen, AddressSanitizer slows everything down, and finds in one run what it finds.
+constexpr bool kManyRuns = emulator::kSeesAccesses;
+
 /// Outputs of a case by the reference.
 class Expected {
  public:
@@ -128,6 +131,7 @@ std::string kernel_name(const testing::TestParamInfo<Kernel>& info) {
 INSTANTIATE_TEST_SUITE_P(, EachDenseDecodeKernel, testing::ValuesIn(every_kernel()), kernel_name);
 
 TEST_P(EachDenseDecodeKernel, HasNoRaceAndStaysInItsMemory) {
+  if (!emulator::kSeesAccesses) GTEST_SKIP() << "a build with AddressSanitizer does not see races";
   expect_right_with(
       {checked_settings(GetParam().shared_bytes, 1), checked_settings(GetParam().shared_bytes, 2)});
 }
@@ -135,6 +139,7 @@ TEST_P(EachDenseDecodeKernel, HasNoRaceAndStaysInItsMemory) {
 TEST_P(EachDenseDecodeKernel, IsRightWhenCopiesAreEarlyOrLate) {
   std::vector<Settings> all;
   for (const Mode mode : {Mode::kRandom, Mode::kEarly, Mode::kLate}) {
+    if (!kManyRuns && mode != Mode::kRandom) continue;
     all.push_back(settings_for(GetParam().shared_bytes, 3));
     all.back().mode = mode;
   }
@@ -174,8 +179,10 @@ std::string class_name(const testing::TestParamInfo<std::int64_t>& info) {
 INSTANTIATE_TEST_SUITE_P(KB, SharedMemoryClass, testing::ValuesIn(kSharedBytes), class_name);
 
 TEST_P(SharedMemoryClass, IsRightInRandomCases) {
+  const int count = kManyRuns ? 30 : 8;
   int supported = 0;
-  for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+  for (int i = 1; i <= count; ++i) {
+    const auto seed = static_cast<std::uint64_t>(i);
     SCOPED_TRACE(seed);
     cases::Random random(static_cast<std::uint64_t>(GetParam()) * 1000 + seed);
     const cases::Case what = cases::random_case("dense_decode", random);
@@ -192,7 +199,7 @@ TEST_P(SharedMemoryClass, IsRightInRandomCases) {
     ++supported;
     Expected(what).compare(steps.front());
   }
-  EXPECT_GE(supported, 15);
+  EXPECT_GE(supported, count / 2);
 }
 
 TEST_P(SharedMemoryClass, GivesARowTheSameBitsInEveryBatchWithAFixedSplitSize) {

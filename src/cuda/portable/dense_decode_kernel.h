@@ -746,7 +746,7 @@ class DenseDecodeBlock {
     const Split split = shared_.place.split;
     const std::int32_t first_slot = params_.num_splits[split.seq * params_.num_splits_stride];
     const std::int32_t next_slot = params_.num_splits[(split.seq + 1) * params_.num_splits_stride];
-    const bool whole = next_slot - first_slot == 1;
+    const bool whole = next_slot == first_slot + std::int64_t{1};  // garbage would overflow an i32
     const std::int64_t slot = first_slot + split.number;
     finish_sums(split.seq, whole, slot);
     ptx::sync_block();
