@@ -203,8 +203,9 @@ class Call {
 // --- workspace ---
 
 /// Scratch memory of a call. On the CPU each thread keeps what it has needed, up to a limit: fresh memory
-/// costs a page fault for every 4 KiB. On a GPU the caller's framework gives it, and takes it back in stream
-/// order.
+/// costs a page fault for every 4 KiB. On a GPU the caller's framework gives it for its current stream, on
+/// which the kernels run, and takes it back in the order of that stream: it may go back before they have
+/// ended. While a graph is captured it comes from the graph's own pool.
 class Scratch {
  public:
   void give(Execution& on, std::size_t bytes) {
@@ -213,6 +214,11 @@ class Scratch {
     if (on.device.type == DeviceType::kCpu) {
       on.workspace = on_cpu(bytes);
       return;
+    }
+    if (TVMFFIEnvGetDLPackManagedTensorAllocator() == nullptr) {
+      throw Error(ErrorKind::kDevice,
+                  "flash_mla: scratch memory on a GPU comes from the framework of the tensors, and this one "
+                  "offers none (DLPack's exchange API); PyTorch does");
     }
     const std::int64_t shape[] = {static_cast<std::int64_t>(bytes)};
     on_gpu_ =
@@ -333,17 +339,19 @@ ffi::Array<Record> kernel_table(int device_type, int device_index) {
   return all;
 }
 
-/// Rows of a schedule for `rows` query rows (query tokens times heads) of each sequence and kv head; `topk`
-/// is -1 for dense decode.
-std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64_t rows,
+/// Parts of a schedule of `batch` sequences, each with `rows` query rows (query tokens times heads) for each
+/// kv head; the most that any batch has if `batch` is 0. `topk` is -1 for dense decode.
+std::int64_t decode_schedule_parts(int device_type, int device_index, std::int64_t batch, std::int64_t rows,
                                    std::int64_t heads_kv, std::int64_t topk) {
   constexpr std::int64_t kWidth = 576;
   return with_python_errors([&] {
     const Execution on{.device = {static_cast<DeviceType>(device_type), device_index}};
     const TensorView q =
-        TensorView::contiguous(nullptr, DataType::kBf16, {1, 1, rows * heads_kv, kWidth}, on.device);
-    if (topk < 0) return schedule_parts(DenseDecode{.q = q}, on);
-    const TensorView indices = TensorView::contiguous(nullptr, DataType::kI32, {1, 1, topk}, on.device);
+        TensorView::contiguous(nullptr, DataType::kBf16, {batch, 1, rows * heads_kv, kWidth}, on.device);
+    const TensorView cache =
+        TensorView::contiguous(nullptr, DataType::kBf16, {1, 1, heads_kv, kWidth}, on.device);
+    if (topk < 0) return schedule_parts(DenseDecode{.q = q, .kv_cache = cache}, on);
+    const TensorView indices = TensorView::contiguous(nullptr, DataType::kI32, {batch, 1, topk}, on.device);
     return schedule_parts(SparseDecode{.q = q, .indices = indices}, on);
   });
 }

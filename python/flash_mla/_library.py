@@ -88,5 +88,5 @@ def kernels(device_type: int, device_index: int = 0) -> list[dict[str, Any]]:
     return [dict(record.items()) for record in _module.kernels(device_type, device_index)]
 
 
-decode_schedule_parts: Callable[[int, int, int, int, int], int] = _module.decode_schedule_parts
+decode_schedule_parts: Callable[[int, int, int, int, int, int], int] = _module.decode_schedule_parts
 as_bf16: Callable[[Any], Any] = _module.as_bf16

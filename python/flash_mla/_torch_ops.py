@@ -88,10 +88,21 @@ def _new_schedule(like: Tensor, batch: int, parts: int) -> tuple[Tensor, Tensor]
     return like.new_empty(parts, 8, dtype=torch.int32), like.new_empty(batch + 1, dtype=torch.int32)
 
 
-def _parts(like: Tensor, rows: int, heads_kv: int, is_sparse: bool, topk: int) -> int:
+def _parts(like: Tensor, batch: int, rows: int, heads_kv: int, is_sparse: bool, topk: int) -> int:
     device = like.device
     number = DEVICE_TYPES.get(device.type, DEVICE_TYPES["cpu"])
-    return decode_schedule_parts(number, device.index or 0, rows, heads_kv, topk if is_sparse else -1)
+    return decode_schedule_parts(number, device.index or 0, batch, rows, heads_kv, topk if is_sparse else -1)
+
+
+def _most_parts(like: Tensor, rows: int, heads_kv: int, is_sparse: bool, topk: int) -> int:
+    """Rows of a schedule tensor. The same for every batch: callers copy schedules into one buffer."""
+    return _parts(like, 0, rows, heads_kv, is_sparse, topk)
+
+
+def _leave_without_work(parts: Tensor) -> None:
+    """Fills rows of a schedule whose first sequence is behind their last."""
+    parts.zero_()
+    parts[:, 2].fill_(-1)
 
 
 def _decode_schedule(
@@ -106,10 +117,13 @@ def _decode_schedule(
     topk: int,
     extra_topk: int,
 ) -> tuple[Tensor, Tensor]:
-    parts = _parts(like, rows, heads_kv, cache_seqlens is None, topk)
-    schedule, num_splits = _new_schedule(like, batch, parts)
+    sizes = (rows, heads_kv, cache_seqlens is None, topk)
+    schedule, num_splits = _new_schedule(like, batch, _most_parts(like, *sizes))
+    used, unused = schedule.tensor_split((_parts(like, batch, *sizes),))
+    if len(unused) > 0:
+        _leave_without_work(unused)
     lengths = (cache_seqlens, topk_length, extra_topk_length)
-    torch.ops.flash_mla.make_schedule(*lengths, schedule, num_splits, max_seqlen, topk, extra_topk, 0)
+    torch.ops.flash_mla.make_schedule(*lengths, used, num_splits, max_seqlen, topk, extra_topk, 0)
     return schedule, num_splits
 
 
@@ -131,7 +145,7 @@ def _fake_decode_schedule(
     extra_topk: int,
 ) -> tuple[Tensor, Tensor]:
     if all(isinstance(number, int) for number in (rows, heads_kv, topk)):
-        parts = _parts(like, rows, heads_kv, cache_seqlens is None, topk)
+        parts = _most_parts(like, rows, heads_kv, cache_seqlens is None, topk)
     else:
         parts = torch.library.get_ctx().new_dynamic_size()
     return _new_schedule(like, batch, parts)

@@ -107,6 +107,15 @@ def test_old_style_sparse(device):
     assert_matches("decode.lse", lse, problem.expected(x)[1])
 
 
+def test_parts_without_work_change_nothing(device):
+    args = DENSE.build().to(device)
+    schedule, num_splits = old_style(DENSE, args["cache_seqlens"])
+    idle = torch.tensor([[0, 0, -1, 0, 0, 0, 0, 0]] * 3, dtype=torch.int32, device=device)
+    more = call(DENSE, args, torch.cat([schedule, idle]), num_splits)
+    alone = call(DENSE, args, schedule, num_splits)
+    assert all(torch.equal(a, b) for a, b in zip(more, alone, strict=True))
+
+
 @pytest.mark.parametrize("rows_more", [0, 5])
 def test_tensors_copied_into_larger_buffers(device, rows_more):
     """Callers that capture CUDA graphs keep buffers for the largest batch and hand in slices of them."""
