@@ -251,11 +251,15 @@ class DenseDecodeBlock {
       if (params_.causal) keep_hidden_values_out(tile, stage, buffer);
       const bool latencies_first = this_thread().warp < C::kWarps / 2;
       bool rest_matters = false;
-      if (latencies_first) rest_matters = move_on(tile, stage, buffer);
-      if (latencies_first) values(stage, buffer, exact);
+      if (latencies_first) {
+        rest_matters = move_on(tile, stage, buffer);
+        values(stage, buffer, exact);
+      }
       if (keys_from(tile + 2) > 0) scores(next(next(stage)), buffer);
-      if (!latencies_first) values(stage, buffer, exact);
-      if (!latencies_first) rest_matters = move_on(tile, stage, buffer);
+      if (!latencies_first) {
+        values(stage, buffer, exact);
+        rest_matters = move_on(tile, stage, buffer);
+      }
       ptx::copy_async_wait<C::kStages - 4>();
       exact = ptx::sync_block_or(rest_matters);
       stage = next(stage);
@@ -305,8 +309,8 @@ class DenseDecodeBlock {
                                      static_cast<std::uint32_t>(tile) * C::kKeys);
   }
 
-  /// A warp loads the rows `warp + 8 i` of a tile. Its lanes look up 8 tiles at once, lane `l` the row `i = l
-  /// % 4` of tile `l / 4` of them.
+  /// A warp loads the rows `warp + 8 i` of a tile. Its lanes look up 8 tiles at once: lane `l` row `i = l %
+  /// 4` of tile `l / 4`.
   static constexpr int kTilesLookedUp = ptx::kWarpSize / kWarpRows;
 
   /// The key that this lane looks up for the 8 tiles from `tile` on; and whether it exists.
