@@ -208,7 +208,7 @@ void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const S
       .pieces = tile::Divisor(pieces),
   };
   const std::int64_t blocks = ceil_div(plan.rows * pieces, cuda::kMergeThreads / ptx::kWarpSize);
-  // Enough to fill the GPU some times if all sequences are divided; few to start if none is.
+  // Enough to fill the GPU once if all sequences are divided; few to start if none is.
   const std::int64_t most =
       2 * cuda::kMergeBlocks * std::int64_t{cuda::device_properties(on.device.index).multiprocessors};
   const std::int64_t layers =

@@ -834,31 +834,9 @@ class DenseDecodeBlock {
   float row_sum_ = 0;                  ///< this thread's share of the row's sum
 };
 
-/// Small tensors that are read one behind another before the first key: in a cold cache their latencies would
-/// add up.
-FLASHMLA_DEVICE void prefetch_places(const DenseDecodeParams& params) {
-  switch (ptx::thread_index().x) {
-    case 0:
-      ptx::prefetch_l2(params.schedule + ptx::block_index().z * params.schedule_stride);
-      break;
-    case 32:
-      ptx::prefetch_l2(params.request.cache_seqlens.data);
-      break;
-    case 64:
-      ptx::prefetch_l2(params.num_splits);
-      break;
-    case 96:
-      if (params.cache.block_table != nullptr) ptx::prefetch_l2(params.cache.block_table);
-      break;
-    default:
-      break;
-  }
-}
-
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     dense_decode_kernel(const __grid_constant__ DenseDecodeParams params) {
-  prefetch_places(params);
   ptx::wait_for_previous_kernel();
   ptx::launch_dependents();
   DenseDecodeBlock<C>(params).run();
