@@ -28,6 +28,10 @@ int device_count();
 /// Read once for each GPU; waits for nothing that runs there. Throws Error for a number that no GPU has.
 const DeviceProperties& device_properties(int ordinal);
 
+/// Whether a kernel may start before the one in front of it has ended (programmatic dependent launch): from
+/// SM90 on.
+inline bool kernels_overlap(int ordinal) { return device_properties(ordinal).architecture() >= 90; }
+
 /// Bytes of shared memory that a block of our kernels may have: those of the GPU, or fewer, if the
 /// environment variable FLASHMLA_CUDA_SHARED_MEMORY says so. 101376 chooses the tiles that a GeForce or RTX
 /// PRO card runs. Throws Error for a value that is no number from 49152 on.

@@ -22,7 +22,7 @@ struct LaunchConfig {
   /// Blocks of a cluster, along x; SM90 on.
   std::uint32_t cluster = 1;
   /// May start before the kernel in front of it has ended, and calls wait_for_previous_kernel() before it
-  /// touches what that one reads or writes. SM90 on; elsewhere without effect.
+  /// touches what that one reads or writes. For GPUs where kernels_overlap() of device.h says so.
   bool overlaps_previous = false;
   void* stream = nullptr;  ///< cudaStream_t
 };

@@ -37,8 +37,8 @@ struct MergeParams {
 };
 
 inline constexpr int kMergeThreads = 128;
-inline constexpr int kMergeBlocks =
-    4;  ///< of a multiprocessor; said so, the compiler keeps 16 loads in flight
+/// Of a multiprocessor. Said so, the compiler keeps 16 loads in flight.
+inline constexpr int kMergeBlocks = 4;
 inline constexpr int kMergeColumns = 128;  ///< of a warp: 4 of each lane
 
 /// Blocks along x take the rows of a sequence and kv head, along y the kv heads, along z the sequences. Warps

@@ -20,6 +20,7 @@ namespace {
 struct DenseDecodeKernel {
   int rows;
   int blocks;  ///< of a multiprocessor
+  std::uint32_t threads;
   std::size_t shared_bytes;
   void (*kernel)(DenseDecodeParams);
 };
@@ -27,7 +28,8 @@ struct DenseDecodeKernel {
 template <class T, int kRows, int kStages, int kDepthParts, int kBlocks>
 constexpr DenseDecodeKernel entry() {
   using C = DenseDecodeConfig<T, kRows, kStages, kDepthParts, kBlocks>;
-  return {kRows, kBlocks, sizeof(DenseDecodeShared<C>), dense_decode_kernel<C>};
+  static_assert(C::kKeys == kScheduleTile);
+  return {kRows, kBlocks, C::kThreads, sizeof(DenseDecodeShared<C>), dense_decode_kernel<C>};
 }
 
 /// For up to 16, 32 and more rows, fastest first, by what shared memory has room for: 227 KB (SM90, SM100),
@@ -48,22 +50,27 @@ constexpr DenseDecodeKernel kManyRows[] = {entry<T, 64, 4, 4, 1>(), entry<T, 64,
 constexpr std::size_t kReservedBytes = 1024;
 
 template <class T>
-const DenseDecodeKernel& choose_kernel(std::int64_t rows, std::size_t shared_limit) {
+const DenseDecodeKernel* choose_kernel(std::int64_t rows, std::size_t shared_limit) {
   const std::span<const DenseDecodeKernel> kernels = rows <= 16   ? kFewRows<T>
                                                      : rows <= 32 ? kSomeRows<T>
                                                                   : kManyRows<T>;
-  return *std::find_if(kernels.begin(), kernels.end(), [&](const DenseDecodeKernel& kernel) {
+  const auto chosen = std::find_if(kernels.begin(), kernels.end(), [&](const DenseDecodeKernel& kernel) {
     const auto blocks = static_cast<std::size_t>(kernel.blocks);
     return kernel.shared_bytes * blocks + kReservedBytes * (blocks - 1) <= shared_limit;
   });
+  return chosen == kernels.end() ? nullptr : &*chosen;
 }
 
-const DenseDecodeKernel& choose_kernel(DataType type, std::int64_t rows, std::size_t shared_limit) {
-  return type == DataType::kBf16 ? choose_kernel<ptx::Bf16>(rows, shared_limit)
-                                 : choose_kernel<ptx::F16>(rows, shared_limit);
+/// The fastest kernel that the GPU has shared memory for; null if it has less than 99 KB a block.
+const DenseDecodeKernel* choose_kernel(DataType type, std::int64_t rows, Device device) {
+  const auto limit = static_cast<std::size_t>(cuda::shared_memory_limit(device.index));
+  return type == DataType::kBf16 ? choose_kernel<ptx::Bf16>(rows, limit)
+                                 : choose_kernel<ptx::F16>(rows, limit);
 }
 
 static_assert(entry<ptx::Bf16, 64, 3, 2, 1>().shared_bytes <= 163 * 1024);
+static_assert(entry<ptx::Bf16, 16, 2, 4, 1>().shared_bytes <= 99 * 1024);
+static_assert(entry<ptx::Bf16, 32, 2, 4, 1>().shared_bytes <= 99 * 1024);
 static_assert(entry<ptx::Bf16, 64, 2, 2, 1>().shared_bytes <= 99 * 1024);
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -82,8 +89,7 @@ struct Plan {
   std::int64_t slots;
 
   Plan(const DenseDecode& op, const Execution& on) : shape(shape_of(op)), rows(shape.s_q * shape.group()) {
-    kernel =
-        &choose_kernel(op.q.type, rows, static_cast<std::size_t>(cuda::shared_memory_limit(on.device.index)));
+    kernel = choose_kernel(op.q.type, rows, on.device);
     row_tiles = ceil_div(rows, kernel->rows);
     parts = op.schedule.given() ? op.schedule.shape[0]
                                 : parts_for(row_tiles * shape.h_kv, kernel->blocks, shape.batch, on.device);
@@ -91,8 +97,9 @@ struct Plan {
     slots = most_splits(request);
   }
 
-  /// Splits that the batch may have, whatever its lengths are.
+  /// Splits that the batch may have, whatever its lengths are; 0 if no sequence can be divided.
   static std::int64_t most_splits(const ScheduleRequest& request) {
+    if (request.split_size == 0 && request.parts == 1) return 0;
     if (request.split_size == 0) return request.batch + request.parts - 1;
     return request.batch * std::max<std::int64_t>(1, ceil_div(request.max_seqlen, request.split_size));
   }
@@ -179,9 +186,9 @@ void attend(const DenseDecode& op, const Execution& on, const Plan& plan, const 
   cuda::launch(plan.kernel->kernel, "dense_decode",
                {.grid = {static_cast<std::uint32_t>(plan.row_tiles), static_cast<std::uint32_t>(shape.h_kv),
                          static_cast<std::uint32_t>(plan.parts)},
-                .block = {DenseDecodeConfig<ptx::Bf16, 16, 2, 4, 1>::kThreads},
+                .block = {plan.kernel->threads},
                 .shared_bytes = plan.kernel->shared_bytes,
-                .overlaps_previous = true,
+                .overlaps_previous = cuda::kernels_overlap(on.device.index),
                 .stream = on.stream},
                params);
 }
@@ -218,7 +225,7 @@ void merge(const DenseDecode& op, const Execution& on, const Plan& plan, const S
                {.grid = {static_cast<std::uint32_t>(blocks), static_cast<std::uint32_t>(shape.h_kv),
                          static_cast<std::uint32_t>(layers)},
                 .block = {cuda::kMergeThreads},
-                .overlaps_previous = true,
+                .overlaps_previous = cuda::kernels_overlap(on.device.index),
                 .stream = on.stream},
                params);
 }
@@ -233,10 +240,17 @@ Support supports(const DenseDecode& op, const Execution& on) {
   if (shape.batch == 0 || shape.s_q == 0) return {};
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   if (shape.s_q > kMost / 8 / shape.group()) return {false, "needs fewer than 2^28 rows"};
+  if (choose_kernel(op.q.type, shape.s_q * shape.group(), on.device) == nullptr) {
+    return {false, "needs 99 KB of shared memory a block"};
+  }
   const Plan plan(op, on);
   if (shape.h_kv > kMostBlocks) return {false, "needs h_kv <= 65535"};
   if (plan.parts > kMostBlocks) return {false, "needs a schedule of at most 65535 parts"};
   if (plan.slots > kMost) return {false, "needs fewer than 2^31 splits"};
+  constexpr std::int64_t kMostPartials = std::int64_t{1} << 46;  // f32 numbers; no GPU has memory for so many
+  if (plan.slots > kMostPartials / (shape.h_kv * plan.rows * (shape.d_v + 1))) {
+    return {false, "needs fewer splits times rows"};
+  }
   return {};
 }
 
@@ -261,9 +275,9 @@ void run(const DenseDecode& op, const Execution& on) {
 std::int64_t schedule_parts(const DenseDecode& op, const Execution& on) {
   const std::int64_t h_kv = op.kv_cache.given() ? std::max<std::int64_t>(op.kv_cache.shape[2], 1) : 1;
   const std::int64_t rows = op.q.shape[1] * op.q.shape[2] / h_kv;
-  const auto limit = static_cast<std::size_t>(cuda::shared_memory_limit(on.device.index));
-  const DenseDecodeKernel& kernel = choose_kernel(op.q.type, rows, limit);
-  return parts_for(ceil_div(rows, kernel.rows) * h_kv, kernel.blocks, op.q.shape[0], on.device);
+  const DenseDecodeKernel* kernel = choose_kernel(op.q.type, rows, on.device);
+  if (kernel == nullptr) return 1;
+  return parts_for(ceil_div(rows, kernel->rows) * h_kv, kernel->blocks, op.q.shape[0], on.device);
 }
 
 }  // namespace flashmla::portable

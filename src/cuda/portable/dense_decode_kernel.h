@@ -2,16 +2,14 @@
 // schedule, by mma.sync.
 //
 // Rows are the pairs (query token, query head) of one kv head, numbered `query * group + head`; kRows of them
-// share a block's keys. Keys come in tiles of 32 rows of the cache, which are keys and values alike. For each
-// tile
-//   scores   S = Q K^T. Q stays in registers: warps share out its columns (kDepthParts), its rows, and the
-//   keys.
+// share a block's keys. Keys come in tiles of 32 rows of the cache, which are keys and values alike.
+// For each tile:
+//   scores   S = Q K^T. Q stays in registers: warps share out its columns (kDepthParts), its rows, the keys.
 //            Each warp stores its part of the sum to shared memory.
 //   softmax  adds the parts; some threads for each row. Weights go to shared memory in 16 bits, and what
 //            rounding took from them in 16 more.
 //   values   O += P V. Each warp has 64 of the 512 value columns, for all rows, in registers. The second 16
-//   bits
-//            of the weights are multiplied only in tiles where they could show in the result.
+//            bits of the weights are multiplied only in tiles where they could show in the result.
 #pragma once
 
 #include <cstdint>
@@ -109,7 +107,7 @@ struct SplitPlace {
 template <class C>
 struct DenseDecodeShared {
   std::uint16_t keys[C::kStages][C::kKeys * kMaxWidth];            ///< wide_row_offset
-  float scores[C::kBuffers][C::kDepthParts][C::kRows * C::kKeys];  ///< logit_offset
+  float scores[C::kBuffers][C::kDepthParts][C::kRows * C::kKeys];  ///< logit_swizzle
   std::uint16_t weights[C::kBuffers][2][C::kRows * C::kKeys];  ///< narrow_row_offset; rounded, and the rest
   float row_factor[C::kBuffers][C::kRows];                     ///< of the sums so far
   /// Whether a factor of a row whose softmax this warp did is not 1.
@@ -153,6 +151,7 @@ class DenseDecodeBlock {
     };
     row.begin_key = clamp_key(row.begin_key, row.begin_seq);
     row.end_key = clamp_key(row.end_key, row.end_seq);
+    if (row.begin_seq == row.end_seq && row.end_key < row.begin_key) row.end_key = row.begin_key;
     return row;
   }
 
@@ -316,7 +315,9 @@ class DenseDecodeBlock {
   /// The key that this lane looks up for the 8 tiles from `tile` on; and whether it exists.
   FLASHMLA_DEVICE bool key_of_lane(const Thread& self, std::int32_t tile, std::int32_t& key) const {
     const int local = self.lane / kWarpRows * C::kKeys + self.lane % kWarpRows * C::kWarps + self.warp;
-    key = shared_.place.begin + tile * C::kKeys + local;
+    key = static_cast<std::int32_t>(static_cast<std::uint32_t>(shared_.place.begin) +
+                                    static_cast<std::uint32_t>(tile) * C::kKeys +
+                                    static_cast<std::uint32_t>(local));
     return local < keys_from(tile);
   }
 
@@ -490,8 +491,9 @@ class DenseDecodeBlock {
 
   // --- Softmax --------------------------------------------------------------------------------------
 
-  /// Weights whose rounding error is below this share of the row's sum so far do not need their rest: the
-  /// errors of a tile then add to less than 2^-11.5 of a typical value, and sums grow.
+  /// Weights whose rounding error is below this share of the row's sum so far do not need their rest. Errors
+  /// of different sign then add to less than 2^-11.5 of a typical value in a tile, and sums grow. Where many
+  /// weights are equal, so are their errors, and a result may be off by 2^-9 of the values that they weigh.
   static constexpr float kNegligible = 0x1p-14f;
 
   /// Returns whether the rest of a weight of this thread matters.
@@ -501,10 +503,11 @@ class DenseDecodeBlock {
     const int first_key = self.index % C::kRowThreads * C::kThreadKeys;
     float logits[C::kThreadKeys];
     read_logits(logits, row, first_key, buffer);
-    hide_keys(logits,
-              min(bound_of(row_begin() + row), shared_.place.end) -
-                  (shared_.place.begin + tile * C::kKeys + first_key),
-              stage, first_key);
+    const std::int32_t bound = min(bound_of(row_begin() + row), shared_.place.end);
+    const std::uint32_t first = static_cast<std::uint32_t>(shared_.place.begin) +
+                                static_cast<std::uint32_t>(tile) * C::kKeys +
+                                static_cast<std::uint32_t>(first_key);
+    hide_keys(logits, static_cast<std::int32_t>(static_cast<std::uint32_t>(bound) - first), stage, first_key);
     float largest = logits[0];
     FLASHMLA_UNROLL
     for (int k = 1; k < C::kThreadKeys; ++k) largest = ptx::max(largest, logits[k]);
@@ -537,12 +540,14 @@ class DenseDecodeBlock {
   };
 
   /// The row's base follows the largest logit only when that has grown by more than kSlack: sums are then
-  /// rescaled rarely, and weights stay below `2^kSlack`. Returns the factor of all earlier sums.
+  /// rescaled rarely. Weights stay below `2^(kLargestWeightLog + kSlack)`. Returns the factor of all earlier
+  /// sums.
   FLASHMLA_DEVICE float advance(float largest) {
     constexpr float kSlack = 4;
-    if (!(largest > base_ + kSlack)) return 1;
-    const float factor = ptx::exp2_approx(ptx::add(base_, -largest));
-    base_ = largest;
+    if (!(largest > base_ + (Float::kLargestWeightLog + kSlack))) return 1;
+    const float base = largest - Float::kLargestWeightLog;
+    const float factor = ptx::exp2_approx(ptx::add(base_, -base));
+    base_ = base;
     return factor;
   }
 

@@ -46,7 +46,7 @@ void launch_schedule(const ScheduleRequest& request, const ScheduleOutput& outpu
                {.grid = {1},
                 .block = {cuda::kScheduleThreads},
                 .shared_bytes = sizeof(cuda::ScheduleShared),
-                .overlaps_previous = true,
+                .overlaps_previous = cuda::kernels_overlap(on.device.index),
                 .stream = on.stream},
                params);
 }

@@ -19,11 +19,10 @@ FLASHMLA_DEVICE std::int64_t shuffle_64(std::int64_t value, int lane) {
   return static_cast<std::int64_t>(std::uint64_t{high} << 32 | low);
 }
 
-/// The sum of `value` over this thread and those before it. All threads call it; the first warp may not be
-/// narrower than the number of warps.
+/// The sum of `value` over this thread and those before it. All threads call it.
 template <int kThreads>
 FLASHMLA_DEVICE std::int64_t block_inclusive_sum(std::int64_t value, BlockScanShared<kThreads>& shared) {
-  static_assert(kThreads % ptx::kWarpSize == 0 && kThreads <= ptx::kWarpSize * ptx::kWarpSize);
+  static_assert(kThreads % ptx::kWarpSize == 0);
   const int lane = ptx::lane_index();
   for (int distance = 1; distance < ptx::kWarpSize; distance *= 2) {
     const std::int64_t before = shuffle_64(value, lane >= distance ? lane - distance : lane);

@@ -17,6 +17,8 @@ struct FloatType<ptx::Bf16> {
   FLASHMLA_DEVICE static float low(std::uint32_t packed) { return ptx::low_bf16(packed); }
   FLASHMLA_DEVICE static float high(std::uint32_t packed) { return ptx::high_bf16(packed); }
   static constexpr std::uint32_t kExponent = 0x7f80;  ///< all ones in an infinity or NaN
+  /// Log2 of the largest softmax weight, but for the slack of a base that lags behind.
+  static constexpr float kLargestWeightLog = 0;
 };
 
 template <>
@@ -25,6 +27,8 @@ struct FloatType<ptx::F16> {
   FLASHMLA_DEVICE static float low(std::uint32_t packed) { return ptx::low_f16(packed); }
   FLASHMLA_DEVICE static float high(std::uint32_t packed) { return ptx::high_f16(packed); }
   static constexpr std::uint32_t kExponent = 0x7c00;
+  /// As high as the range allows: what is below 2^-25 is lost, and may be many.
+  static constexpr float kLargestWeightLog = 11;
 };
 
 /// Whether one of the two packed numbers is an infinity or NaN.
