@@ -73,7 +73,7 @@ static_assert(entry<ptx::Bf16, 16, 2, 4, 1>().shared_bytes <= 99 * 1024);
 static_assert(entry<ptx::Bf16, 32, 2, 4, 1>().shared_bytes <= 99 * 1024);
 static_assert(entry<ptx::Bf16, 64, 2, 2, 1>().shared_bytes <= 99 * 1024);
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+using schedule::ceil_div;
 
 /// Of a grid along y and z.
 constexpr std::int64_t kMostBlocks = 65535;
@@ -269,7 +269,7 @@ void run(const DenseDecode& op, const Execution& on) {
   const Scratch scratch(workspace, op, plan);
   const ScheduleTensors schedule = prepare_schedule(op, on, plan, scratch);
   attend(op, on, plan, scratch, schedule);
-  if (plan.parts > 1 || plan.request.split_size > 0) merge(op, on, plan, scratch, schedule);
+  if (plan.slots > 0) merge(op, on, plan, scratch, schedule);
 }
 
 std::int64_t schedule_parts(const DenseDecode& op, const Execution& on) {
